@@ -1,0 +1,98 @@
+//! How a run ends, and why the engine may refuse to run at all.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{JournalError, StepError};
+
+/// The step a run ended at, and its failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The step's name.
+    pub step: String,
+    /// What it said.
+    pub error: StepError,
+}
+
+/// How a run of a plan ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every step succeeded; the plan is closed.
+    Done,
+    /// Every step was taken back; the plan is closed.
+    Unwound {
+        /// Why it turned back.
+        cause: StepError,
+    },
+    /// A person must lift what is in the way; executing the plan again goes on from there.
+    Blocked(Failure),
+    /// Stopped on request; executing the plan again goes on from there.
+    Stopped,
+    /// The plan can neither go on nor back by itself: a fatal failure past the point of no return, or a failed undo.
+    /// Executing the plan again tries the same step again, in the same direction.
+    NeedsOperator(Failure),
+}
+
+/// Why the engine did not run a plan, or had to break off.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The journal could not be read or written: nothing may happen that it does not know of.
+    #[error("the journal failed, so the run was broken off")]
+    Journal(#[from] JournalError),
+    /// A plan names a step twice; the journal tells steps apart by name.
+    #[error("plan `{plan}` has step `{step}` twice")]
+    DuplicateStep {
+        /// The plan's id.
+        plan: String,
+        /// The step's name.
+        step: String,
+    },
+    /// A plan names a section twice.
+    #[error("plan `{plan}` has section `{section}` twice")]
+    DuplicateSection {
+        /// The plan's id.
+        plan: String,
+        /// The section's name.
+        section: String,
+    },
+    /// The journal holds another plan under this id.
+    #[error(
+        "plan `{plan}` differs from the one in the journal: step {number} is `{given}` here and `{recorded}` there; \
+         go on with the version of pgleap that began it"
+    )]
+    PlanChanged {
+        /// The plan's id.
+        plan: String,
+        /// First place that differs, counted from 1.
+        number: usize,
+        /// The step there in the journal, or `nothing`.
+        recorded: String,
+        /// The step there in the plan given, or `nothing`.
+        given: String,
+    },
+    /// A step succeeded in a revision that this program does not continue.
+    #[error(
+        "step `{step}` was run in revision {recorded}, this program has revision {known}; \
+         go on with the version of pgleap that began it"
+    )]
+    RevisionChanged {
+        /// The step's name.
+        step: String,
+        /// Revision in the journal.
+        recorded: u32,
+        /// Revision of the step given.
+        known: u32,
+    },
+    /// There is no way back inside the plan any more.
+    #[error("plan `{plan}` is past its point of no return: execute it to its end, then switch over in reverse")]
+    PastPointOfNoReturn {
+        /// The plan's id.
+        plan: String,
+    },
+    /// Nothing to unwind: the journal has no such plan.
+    #[error("the journal has no plan `{plan}`")]
+    UnknownPlan {
+        /// The plan's id.
+        plan: String,
+    },
+}
