@@ -1,0 +1,379 @@
+//! `pgleap.toml`: what the operator wants, read in one pass that reports every mistake at once.
+
+mod reader;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reader::Reader;
+
+use crate::pg::secret::PasswordFrom;
+
+/// The whole configuration, checked as far as a text can be.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The old cluster.
+    pub source: Source,
+    /// The new one.
+    pub target: Target,
+    /// How a copy is made and upgraded.
+    pub provider: SelfManaged,
+    /// How clients are moved.
+    pub route: Route,
+    /// What may be spent: time, disk, lag.
+    pub budgets: Budgets,
+    /// Where the journal is kept.
+    pub state_dir: PathBuf,
+}
+
+/// `[source]`
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Host, or the directory of a Unix socket.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// The role pgleap connects as; a superuser.
+    pub user: String,
+    /// The database that pgleap enters first.
+    pub database: String,
+    /// Where its password comes from.
+    pub password: Option<PasswordFrom>,
+    /// Which databases are upgraded with replication.
+    pub databases: Databases,
+}
+
+/// Which databases are replicated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Databases {
+    /// Every database that allows connections, templates apart.
+    All,
+    /// These.
+    Only(Vec<String>),
+}
+
+/// `[target]`
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Major version.
+    pub version: u16,
+    /// Host or socket directory, by which pgleap, the pooler and the old cluster reach it; the source's by default.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// The data directory to be made.
+    pub data_dir: PathBuf,
+    /// Settings for the target's `postgresql.conf`, over those carried from the source.
+    pub settings: Vec<(String, String)>,
+}
+
+/// `[provider]`, kind `self_managed`
+#[derive(Debug, Clone)]
+pub struct SelfManaged {
+    /// Where the copy, private sockets and logs are kept while the upgrade is under way.
+    pub work_dir: PathBuf,
+    /// How pg_upgrade moves the files.
+    pub transfer: Transfer,
+    /// An existing physical standby's data directory, to be used up as the copy.
+    pub standby: Option<PathBuf>,
+    /// The operating system's user that servers run as.
+    pub os_user: Option<String>,
+    /// Where to look for PostgreSQL first: bin directories, or roots with `<major>/bin` below.
+    pub bindirs: Vec<PathBuf>,
+}
+
+/// How pg_upgrade moves the files of the copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transfer {
+    /// The best this host can: link.
+    Auto,
+    /// Hard links: seconds, whatever the size.
+    Link,
+    /// A full copy.
+    Copy,
+    /// Copy on write, where the file system can.
+    Clone,
+    /// Directories exchanged, from PostgreSQL 18.
+    Swap,
+}
+
+/// `[route]`, kind `pgbouncer`
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Each PgBouncer process.
+    pub poolers: Vec<Pooler>,
+}
+
+/// `[[route.pgbouncer]]`
+#[derive(Debug, Clone)]
+pub struct Pooler {
+    /// Host or socket directory of its admin console.
+    pub host: String,
+    /// Port of its admin console.
+    pub port: u16,
+    /// A role out of its `admin_users`.
+    pub user: String,
+    /// Where that role's password comes from.
+    pub password: Option<PasswordFrom>,
+    /// The configuration file it was started with.
+    pub ini: PathBuf,
+}
+
+impl fmt::Display for Pooler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// `[budgets]`
+#[derive(Debug, Clone)]
+pub struct Budgets {
+    /// The longest that clients may wait at the switchover.
+    pub write_pause: Duration,
+    /// How often a switchover that was held is tried again by itself.
+    pub switchover_attempts: u32,
+    /// How long the creation of a slot may wait for transactions that hold an id.
+    pub slot_creation: Duration,
+    /// The longest a transaction may have been open when a slot is made or pools are paused.
+    pub long_transaction: Duration,
+    /// How far the target may be behind for a switchover to begin, in bytes of WAL.
+    pub max_lag_bytes: u64,
+    /// How much WAL the slots may keep on the source, in bytes; preflight compares it with the disk's room.
+    pub retained_wal_bytes: u64,
+    /// How long catching up may take.
+    pub catch_up: Duration,
+    /// How long verification may take.
+    pub verify: Duration,
+}
+
+/// Every mistake in a configuration, in the order of the file.
+#[derive(Debug)]
+pub struct ConfigErrors {
+    /// The file.
+    pub path: PathBuf,
+    /// One line each.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        write!(f, "`{}` has {count} problem{}", self.path.display(), if count == 1 { "" } else { "s" })?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads the file; relative paths in it are relative to its directory.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`] with every problem that the text has.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let fail = |problem: String| ConfigErrors { path: path.to_owned(), problems: vec![problem] };
+        let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
+        // the parent of a bare file name is empty
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let base = std::path::absolute(parent).map_err(|e| fail(e.to_string()))?;
+        Self::parse(&text, &base).map_err(|problems| ConfigErrors { path: path.to_owned(), problems })
+    }
+
+    /// Reads the text of a configuration; `base` is what relative paths start from.
+    ///
+    /// # Errors
+    /// Every problem, a line each.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, Vec<String>> {
+        let table = text.parse::<toml::Table>().map_err(|e| vec![e.to_string().trim().replace('\n', " ")])?;
+        let mut root = Reader::new("", table, base);
+
+        let mut source = root.table("source");
+        let dsn = source.dsn("dsn", "host=127.0.0.1 port=5432 user=postgres");
+        let source_part = Source {
+            host: dsn.host,
+            port: dsn.port,
+            user: dsn.user,
+            database: dsn.database,
+            password: source.password(),
+            databases: source.databases("databases"),
+        };
+        root.absorb(source);
+
+        let mut target = root.table("target");
+        let target_part = Target {
+            version: target.major("version"),
+            host: target.text("host").unwrap_or_else(|| source_part.host.clone()),
+            port: target.port("port"),
+            data_dir: target.required_path("data_dir"),
+            settings: target.settings("settings"),
+        };
+        if (&target_part.host, target_part.port) == (&source_part.host, source_part.port) {
+            target.problem("port", "is the source's own port: the two clusters run side by side");
+        }
+        root.absorb(target);
+
+        let mut provider = root.table("provider");
+        provider.kind(&["self_managed"], &["aurora", "rds", "aws_blue_green", "logical_copy"]);
+        let mut default_work_dir = target_part.data_dir.clone().into_os_string();
+        default_work_dir.push(".pgleap");
+        let provider_part = SelfManaged {
+            work_dir: provider.path("work_dir").unwrap_or_else(|| default_work_dir.into()),
+            transfer: provider.choice(
+                "transfer",
+                Transfer::Auto,
+                &[
+                    ("auto", Transfer::Auto),
+                    ("link", Transfer::Link),
+                    ("copy", Transfer::Copy),
+                    ("clone", Transfer::Clone),
+                    ("swap", Transfer::Swap),
+                ],
+            ),
+            standby: provider.path("standby"),
+            os_user: provider.text("os_user"),
+            bindirs: provider.paths("bindirs"),
+        };
+        root.absorb(provider);
+
+        let mut route = root.table("route");
+        route.kind(&["pgbouncer"], &["multi_host", "dns", "command", "aws_blue_green"]);
+        let mut poolers = Vec::new();
+        for mut entry in route.tables("pgbouncer") {
+            let admin = entry.dsn("admin", "host=127.0.0.1 port=6432 user=pgbouncer");
+            poolers.push(Pooler {
+                host: admin.host,
+                port: admin.port,
+                user: admin.user,
+                password: entry.password(),
+                ini: entry.required_path("ini"),
+            });
+            route.absorb(entry);
+        }
+        if poolers.is_empty() {
+            route.problem("pgbouncer", "is missing: name each PgBouncer by a [[route.pgbouncer]] table");
+        }
+        root.absorb(route);
+
+        let mut budgets = root.optional_table("budgets");
+        let budgets_part = Budgets {
+            write_pause: budgets.duration("write_pause", "2s", "50ms", "60s"),
+            switchover_attempts: budgets.count("switchover_attempts", 1, 1, 100),
+            slot_creation: budgets.duration("slot_creation", "60s", "1s", "1h"),
+            long_transaction: budgets.duration("long_transaction", "30s", "1s", "1h"),
+            max_lag_bytes: budgets.bytes("max_lag", "16MiB"),
+            retained_wal_bytes: budgets.bytes("retained_wal", "20GiB"),
+            catch_up: budgets.duration("catch_up", "12h", "1s", "30d"),
+            verify: budgets.duration("verify", "12h", "1s", "30d"),
+        };
+        root.absorb(budgets);
+
+        let state_dir = root.path("state_dir").unwrap_or_else(|| base.join(".pgleap"));
+        let config = Self {
+            source: source_part,
+            target: target_part,
+            provider: provider_part,
+            route: Route { poolers },
+            budgets: budgets_part,
+            state_dir,
+        };
+        match root.finish() {
+            problems if problems.is_empty() => Ok(config),
+            problems => Err(problems),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [source]
+        dsn = "host=db1 port=5433 user=admin dbname=app"
+        password = { env = "PGLEAP_PASSWORD" }
+        [target]
+        version = 18
+        port = 5434
+        data_dir = "new/data"
+        settings = { shared_buffers = "1GB", max_connections = 50 }
+        [provider]
+        kind = "self_managed"
+        [route]
+        kind = "pgbouncer"
+        [[route.pgbouncer]]
+        admin = "host=/run/pgbouncer port=6432 user=pgbouncer"
+        ini = "/etc/pgbouncer/pgbouncer.ini"
+        [budgets]
+        write_pause = "500ms"
+        max_lag = "4MiB"
+    "#;
+
+    #[test]
+    fn config_reads_every_section_and_fills_in_defaults() {
+        let config = Config::parse(GOOD, Path::new("/base")).unwrap();
+        assert_eq!((config.source.host.as_str(), config.source.port), ("db1", 5433));
+        assert_eq!(config.source.databases, Databases::All);
+        assert_eq!(config.target.host, "db1");
+        assert_eq!(config.target.data_dir, Path::new("/base/new/data"));
+        assert_eq!(
+            config.target.settings,
+            [("max_connections".into(), "50".into()), ("shared_buffers".into(), "1GB".into())]
+        );
+        assert_eq!(config.provider.work_dir, Path::new("/base/new/data.pgleap"));
+        assert_eq!(config.route.poolers[0].host, "/run/pgbouncer");
+        assert_eq!(config.budgets.write_pause, Duration::from_millis(500));
+        assert_eq!(config.budgets.max_lag_bytes, 4 << 20);
+        assert_eq!(config.budgets.slot_creation, Duration::from_secs(60));
+        assert_eq!(config.state_dir, Path::new("/base/.pgleap"));
+    }
+
+    #[test]
+    fn config_reports_every_mistake_at_once() {
+        let text = r#"
+            colour = "red"
+            [source]
+            dsn = "host=db1 password=hunter2 bogus=1"
+            databases = "some"
+            [target]
+            version = 12
+            port = 70000
+            [provider]
+            kind = "aurora"
+            transfer = "teleport"
+            [route]
+            kind = "pgbouncer"
+            [budgets]
+            write_pause = "soon"
+            max_lagg = "16MiB"
+        "#;
+        let problems = Config::parse(text, Path::new("/base")).unwrap_err();
+        let all = problems.join("\n");
+        for expected in [
+            "`colour` is not a key",
+            "`source.dsn` must not hold a password",
+            "`source.dsn` has the unknown keyword `bogus`",
+            "`source.databases`",
+            "`target.version`",
+            "`target.port`",
+            "`target.data_dir` is missing",
+            "`provider.kind`",
+            "`provider.transfer`",
+            "`route.pgbouncer` is missing",
+            "`budgets.write_pause`",
+            "`budgets.max_lagg` is not a key; did you mean `max_lag`?",
+        ] {
+            assert!(all.contains(expected), "missing: {expected}\nin:\n{all}");
+        }
+        assert!(!all.contains("hunter2"), "a password must never be repeated");
+    }
+
+    #[test]
+    fn config_refuses_a_target_at_the_sources_own_address() {
+        let text = GOOD.replace("port = 5434", "port = 5433");
+        assert!(Config::parse(&text, Path::new("/")).unwrap_err()[0].contains("source's own port"));
+    }
+}

@@ -1,0 +1,20 @@
+//! The domain: how a PostgreSQL cluster gets to a new major version while it keeps serving.
+//!
+//! A folder for each phase, a file for each step or check. Knows no terminal and no cloud.
+
+pub mod chain;
+pub mod config;
+pub mod finalize;
+pub mod pg;
+pub mod pgbouncer;
+pub mod preflight;
+pub mod provision;
+pub mod replicate;
+pub mod route;
+pub mod switchover;
+pub mod verify;
+pub mod world;
+
+pub use chain::{Chain, Standing};
+pub use config::Config;
+pub use world::World;

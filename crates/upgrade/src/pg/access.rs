@@ -1,0 +1,176 @@
+//! Who may connect to a database: read, taken away, given back.
+//!
+//! Taking CONNECT away stops new logins of every role but superusers, and leaves subscriptions and standbys alone
+//! (`ALLOW_CONNECTIONS false` would shut out the apply worker). A read-only default is set beside it: no fence, only a
+//! courtesy to sessions that ask.
+
+use serde::{Deserialize, Serialize};
+
+use super::{PgError, Session, ident};
+
+/// Who may connect to one database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// The database.
+    pub database: String,
+    /// Roles that hold CONNECT; `None` is PUBLIC.
+    pub connect: Vec<Grant>,
+    /// The database's own `default_transaction_read_only`, if it has one.
+    pub read_only_default: Option<String>,
+}
+
+/// One role's right to connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The role, or PUBLIC.
+    pub role: Option<String>,
+    /// It may pass the right on.
+    pub grantable: bool,
+}
+
+const READ: &str = "
+    SELECT d.datname::text,
+           r.rolname::text AS role,
+           a.is_grantable,
+           a.grantee IS NOT NULL AS granted,
+           (SELECT substr(s, 31) FROM pg_catalog.pg_db_role_setting AS g, unnest(g.setconfig) AS s
+             WHERE g.setdatabase = d.oid AND g.setrole = 0 AND s LIKE 'default\\_transaction\\_read\\_only=%') AS ro
+      FROM pg_catalog.pg_database AS d
+      LEFT JOIN LATERAL (
+           SELECT * FROM pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba)))
+            WHERE privilege_type = 'CONNECT') AS a ON true
+      LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+     WHERE d.datname = ANY($1::text[])
+     ORDER BY 1, 2 NULLS FIRST";
+
+/// Returns who may connect to each of `databases`.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn read(session: &Session, databases: &[String]) -> Result<Vec<Access>, PgError> {
+    let mut all: Vec<Access> = Vec::new();
+    for row in session.query(READ, &[&databases]).await? {
+        let database: String = row.get(0);
+        if all.last().is_none_or(|access| access.database != database) {
+            all.push(Access { database, connect: Vec::new(), read_only_default: row.get(4) });
+        }
+        if let (true, Some(access)) = (row.get::<_, bool>(3), all.last_mut()) {
+            access.connect.push(Grant { role: row.get(1), grantable: row.get(2) });
+        }
+    }
+    Ok(all)
+}
+
+fn role(grant: &Grant) -> String {
+    grant.role.as_deref().map_or_else(|| "PUBLIC".to_owned(), ident::quote)
+}
+
+/// Returns the statements that take every right to connect away, as one batch for the simple protocol: one transaction.
+pub fn block(all: &[Access]) -> String {
+    let mut sql = String::new();
+    for access in all {
+        let database = ident::quote(&access.database);
+        for grant in &access.connect {
+            sql.push_str(&format!("REVOKE CONNECT ON DATABASE {database} FROM {} CASCADE;\n", role(grant)));
+        }
+        sql.push_str(&format!("ALTER DATABASE {database} SET default_transaction_read_only = on;\n"));
+    }
+    sql
+}
+
+/// Returns the statements that give the rights back, as one batch.
+pub fn restore(all: &[Access]) -> String {
+    let mut sql = String::new();
+    for access in all {
+        let database = ident::quote(&access.database);
+        for grant in &access.connect {
+            let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
+            sql.push_str(&format!("GRANT CONNECT ON DATABASE {database} TO {}{option};\n", role(grant)));
+        }
+        match &access.read_only_default {
+            Some(value) => sql.push_str(&format!(
+                "ALTER DATABASE {database} SET default_transaction_read_only = {};\n",
+                ident::literal(value)
+            )),
+            None => sql.push_str(&format!("ALTER DATABASE {database} RESET default_transaction_read_only;\n")),
+        }
+    }
+    sql
+}
+
+/// Whether nobody may connect to any of these any more, superusers apart.
+pub fn is_blocked(all: &[Access]) -> bool {
+    all.iter().all(|access| access.connect.is_empty())
+}
+
+/// Client sessions in these databases that are not pgleap's own.
+const FOREIGN: &str = "
+    SELECT pid, usename::text, application_name, datname::text, coalesce(state, '') AS state
+      FROM pg_catalog.pg_stat_activity
+     WHERE datname = ANY($1::text[]) AND backend_type = 'client backend'
+       AND pid <> pg_catalog.pg_backend_pid() AND application_name <> $2";
+
+const END_FOREIGN: &str = "
+    SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity
+     WHERE datname = ANY($1::text[]) AND backend_type = 'client backend'
+       AND pid <> pg_catalog.pg_backend_pid() AND application_name <> $2";
+
+/// A client session that is not pgleap's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// Its process.
+    pub pid: i32,
+    /// Its role.
+    pub role: Option<String>,
+    /// What it calls itself.
+    pub application: String,
+    /// Its database.
+    pub database: String,
+    /// `active`, `idle`, `idle in transaction` …
+    pub state: String,
+}
+
+impl std::fmt::Display for Foreign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { pid, role, application, database, state } = self;
+        write!(
+            f,
+            "pid {pid} (role `{}`, `{application}`, database `{database}`, {state})",
+            role.as_deref().unwrap_or("?")
+        )
+    }
+}
+
+/// Returns the client sessions in `databases` other than pgleap's own.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn foreign(session: &Session, databases: &[String], own: &str) -> Result<Vec<Foreign>, PgError> {
+    let rows = session.query(FOREIGN, &[&databases, &own]).await?;
+    let read = |row: &tokio_postgres::Row| Foreign {
+        pid: row.get(0),
+        role: row.get(1),
+        application: row.get(2),
+        database: row.get(3),
+        state: row.get(4),
+    };
+    Ok(rows.iter().map(read).collect())
+}
+
+/// Ends the client sessions in `databases` other than pgleap's own; returns how many were told to go.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn end_foreign(session: &Session, databases: &[String], own: &str) -> Result<i64, PgError> {
+    Ok(session.query_one(END_FOREIGN, &[&databases, &own]).await?.get(0))
+}
+
+/// Prepares the statements of [`foreign`] and [`end_foreign`].
+///
+/// # Errors
+/// [`PgError`].
+pub async fn warm(session: &Session) -> Result<(), PgError> {
+    session.prepare(FOREIGN).await?;
+    session.prepare(END_FOREIGN).await?;
+    Ok(())
+}

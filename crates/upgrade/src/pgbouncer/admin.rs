@@ -1,0 +1,213 @@
+//! PgBouncer's admin console: simple protocol only, every value a text, columns that differ by version.
+//!
+//! What is known not to be true of it: that PAUSE has worked when it returns (after any WAIT_CLOSE in that process it
+//! returns at once), that RELOAD has worked when it returns (1.24 answers success on a broken file), that a PAUSE ends with the
+//! connection that asked for it (it stays). So every command here is followed by a look, and WAIT_CLOSE is never used.
+
+use std::{collections::HashMap, time::Duration};
+
+use pgleap_saga::StepError;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use crate::{config::Pooler, pg::Secret};
+
+/// What went wrong with a pooler's admin console.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The console cannot be entered.
+    #[error("cannot enter PgBouncer {pooler}'s admin console")]
+    Connect {
+        /// Host and port.
+        pooler: String,
+        /// What the driver said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// A command was refused.
+    #[error("PgBouncer {pooler} refused `{command}`")]
+    Refused {
+        /// Host and port.
+        pooler: String,
+        /// What was asked.
+        command: String,
+        /// What it said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// No answer in time.
+    #[error("PgBouncer {pooler} did not answer `{command}` within {ms} ms")]
+    Silent {
+        /// Host and port.
+        pooler: String,
+        /// What was asked.
+        command: String,
+        /// How long it was given.
+        ms: u128,
+    },
+}
+
+impl From<AdminError> for StepError {
+    fn from(error: AdminError) -> Self {
+        let cause = std::error::Error::source(&error).map(|inner| match inner.source() {
+            Some(innermost) => innermost.to_string(),
+            None => inner.to_string(),
+        });
+        let step = match &error {
+            // a console that closed in the middle is a PgBouncer that ended: it may be back in a moment
+            AdminError::Refused { source, .. } if source.as_db_error().is_some() => {
+                StepError::blocked(error.to_string(), "look at its log and at `SHOW DATABASES`, then `pgleap resume`")
+            }
+            _ => StepError::transient(error.to_string()),
+        };
+        match cause {
+            Some(cause) => step.because(cause),
+            None => step,
+        }
+    }
+}
+
+/// A connection to one PgBouncer's admin console.
+pub struct Admin {
+    client: Client,
+    pooler: String,
+}
+
+/// One row of a SHOW command, by column name.
+pub type Shown = HashMap<String, String>;
+
+/// A database entry, as SHOW DATABASES tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name that clients use.
+    pub name: String,
+    /// Where it leads; empty is a Unix socket.
+    pub host: String,
+    /// Where it leads.
+    pub port: u16,
+    /// The database it leads to.
+    pub database: String,
+    /// It is paused.
+    pub paused: bool,
+    /// `transaction`, `session` or `statement`.
+    pub pool_mode: String,
+}
+
+const ANSWER_BUDGET: Duration = Duration::from_secs(5);
+
+impl Admin {
+    /// Enters the console.
+    ///
+    /// # Errors
+    /// [`AdminError::Connect`] or [`AdminError::Silent`].
+    pub async fn enter(pooler: &Pooler, password: Option<&Secret>) -> Result<Self, AdminError> {
+        let mut config = tokio_postgres::Config::new();
+        config.host(&pooler.host).port(pooler.port).user(&pooler.user).dbname("pgbouncer");
+        config.application_name("pgleap").connect_timeout(ANSWER_BUDGET);
+        if let Some(password) = password {
+            config.password(password.reveal());
+        }
+        let name = pooler.to_string();
+        let connected = tokio::time::timeout(ANSWER_BUDGET, config.connect(NoTls)).await;
+        let (client, connection) = match connected {
+            Err(_) => {
+                let command = "login".to_owned();
+                return Err(AdminError::Silent { pooler: name, command, ms: ANSWER_BUDGET.as_millis() });
+            }
+            Ok(Err(source)) => return Err(AdminError::Connect { pooler: name, source }),
+            Ok(Ok(pair)) => pair,
+        };
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { client, pooler: name })
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Sends one command, and returns the rows that it answers.
+    ///
+    /// # Errors
+    /// [`AdminError::Refused`], or [`AdminError::Silent`] after `budget`; what was asked may still happen then.
+    pub async fn command(&self, command: &str, budget: Duration) -> Result<Vec<Shown>, AdminError> {
+        let answer = tokio::time::timeout(budget, self.client.simple_query(command)).await;
+        let messages = match answer {
+            Err(_) => {
+                return Err(AdminError::Silent {
+                    pooler: self.pooler.clone(),
+                    command: command.to_owned(),
+                    ms: budget.as_millis(),
+                });
+            }
+            Ok(Err(source)) => {
+                return Err(AdminError::Refused { pooler: self.pooler.clone(), command: command.to_owned(), source });
+            }
+            Ok(Ok(messages)) => messages,
+        };
+        let rows = messages.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(
+                row.columns()
+                    .iter()
+                    .enumerate()
+                    .map(|(i, column)| (column.name().to_owned(), row.get(i).unwrap_or_default().to_owned()))
+                    .collect(),
+            ),
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+
+    /// Returns the rows of `SHOW what`.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn show(&self, what: &str) -> Result<Vec<Shown>, AdminError> {
+        self.command(&format!("SHOW {what}"), ANSWER_BUDGET).await
+    }
+
+    /// Returns its version, such as `1.24.1`.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn version(&self) -> Result<String, AdminError> {
+        let rows = self.show("VERSION").await?;
+        let text = rows.first().and_then(|row| row.values().next()).cloned().unwrap_or_default();
+        Ok(text.trim_start_matches("PgBouncer ").to_owned())
+    }
+
+    /// Returns every database entry but its own console.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn entries(&self) -> Result<Vec<Entry>, AdminError> {
+        let rows = self.show("DATABASES").await?;
+        let text = |row: &Shown, key: &str| row.get(key).cloned().unwrap_or_default();
+        let entries = rows.iter().filter(|row| row.get("name").is_none_or(|name| name != "pgbouncer"));
+        Ok(entries
+            .map(|row| Entry {
+                name: text(row, "name"),
+                host: text(row, "host"),
+                port: text(row, "port").parse().unwrap_or(0),
+                database: text(row, "database"),
+                paused: text(row, "paused") == "1",
+                pool_mode: text(row, "pool_mode"),
+            })
+            .collect())
+    }
+
+    /// Returns how many server connections PgBouncer still has for the entry `name`, in whatever state.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn server_connections(&self, name: &str) -> Result<u64, AdminError> {
+        let rows = self.show("POOLS").await?;
+        let of_entry = rows.iter().filter(|row| row.get("database").is_some_and(|database| database == name));
+        let servers = of_entry.flat_map(|row| row.iter().filter(|(key, _)| key.starts_with("sv_")));
+        Ok(servers.map(|(_, value)| value.parse::<u64>().unwrap_or(0)).sum())
+    }
+}
+
+/// Returns `name` as the console takes it: quoted, as its names fold to lower case otherwise.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,4 @@
+//! PgBouncer: its admin console and its configuration file.
+
+pub mod admin;
+pub mod ini;

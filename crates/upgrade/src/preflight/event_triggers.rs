@@ -1,0 +1,29 @@
+//! Event triggers, which may act while the copy is upgraded.
+
+use super::{
+    Answer, Finding,
+    finding::{counted, listed},
+    source::Entered,
+};
+
+const ENABLED: &str = "
+    SELECT evtname::text, evtevent::text, evtenabled IN ('R', 'A') FROM pg_catalog.pg_event_trigger
+     WHERE evtenabled <> 'D' ORDER BY evtname";
+
+/// Reads enabled event triggers: DDL on either side runs them, that of extension updates on the target included, and those
+/// that are enabled for replicas also where changes are applied.
+pub(super) async fn check(database: &Entered) -> Answer {
+    let rows = database.session.query(ENABLED, &[]).await?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let named = |row: &tokio_postgres::Row| {
+        let on_replicas = if row.get(2) { ", on replicas too" } else { "" };
+        format!("{} on {}{on_replicas}", row.get::<_, &str>(0), row.get::<_, &str>(1))
+    };
+    let names: Vec<_> = rows.iter().map(named).collect();
+    let message =
+        format!("database `{}` has {}: {}", database.name, counted(names.len(), "event trigger"), listed(&names));
+    let finding = Finding::note("event_trigger.enabled", message);
+    Ok(vec![finding.because("they run for DDL on the target too, such as the update of an extension")])
+}

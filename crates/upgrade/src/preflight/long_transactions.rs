@@ -1,0 +1,29 @@
+//! Whether transactions have been open for long.
+
+use super::{Answer, Finding, source::Source};
+use crate::world::World;
+
+const OPEN: &str = "
+    SELECT pid, coalesce(usename::text, '?'), coalesce(datname::text, '?'), application_name, coalesce(state, '?'),
+           pg_catalog.round(extract(epoch FROM now() - xact_start))::bigint
+      FROM pg_catalog.pg_stat_activity
+     WHERE backend_xid IS NOT NULL AND xact_start < now() - $1::float8 * interval '1 s' ORDER BY xact_start";
+
+/// Reads `pg_stat_activity`, of every database: a slot's creation waits for each transaction that holds an id, wherever
+/// it runs, and a pool does not pause while one is open.
+pub(super) async fn check(world: &World, source: &Source) -> Answer {
+    let limit = world.config.budgets.long_transaction.as_secs_f64();
+    let rows = source.session.query(OPEN, &[&limit]).await?;
+    let finding = |row: &tokio_postgres::Row| {
+        let pid: i32 = row.get(0);
+        let (role, database, application): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
+        let (state, age): (&str, i64) = (row.get(4), row.get(5));
+        let message = format!(
+            "pid {pid} (role `{role}`, `{application}`, database `{database}`, {state}) has been in a transaction for {age} s"
+        );
+        Finding::warning("transaction.long", message)
+            .because("it holds a transaction id: the slots' creation waits for its end, in whatever database it is")
+            .fix(format!("SELECT pg_terminate_backend({pid});"))
+    };
+    Ok(rows.iter().map(finding).collect())
+}

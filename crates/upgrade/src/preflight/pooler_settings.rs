@@ -1,0 +1,58 @@
+//! Whether a pooler's settings let clients wait through the write pause.
+
+use super::{Answer, Finding, finding::listed, pooler::Console};
+use crate::world::World;
+
+/// Reads SHOW CONFIG and the pool mode of each entry.
+///
+/// Clients wait in the pooler during the pause: one that gives up before the write budget ends turns a pause into errors.
+/// In session pooling a pool drains only when its clients leave.
+pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
+    let pooler = &console.member.pooler;
+    let mut findings = Vec::new();
+    let budget = world.config.budgets.write_pause.as_secs_f64();
+    let patience = console.setting("query_wait_timeout").and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
+    if gives_up(patience, budget) {
+        let message =
+            format!("PgBouncer {pooler} sends waiting clients away after {patience} s; the write budget is {budget} s");
+        findings.push(
+            Finding::blocker("pooler.query_wait_timeout", message)
+                .because("clients wait in the pooler during the write pause")
+                .fix(format!("query_wait_timeout = 120  ; in {}, then RELOAD", pooler.ini.display())),
+        );
+    }
+    let default = console.setting("pool_mode").unwrap_or_default();
+    let mode = |mode: &str| if mode.is_empty() { default.to_owned() } else { mode.to_owned() };
+    let leading = console.entries_to_source(world, None);
+    let by_session: Vec<_> =
+        leading.iter().filter(|entry| mode(&entry.pool_mode) == "session").map(|entry| entry.name.as_str()).collect();
+    if !by_session.is_empty() {
+        let message = format!("entries of PgBouncer {pooler} pool by session: {}", listed(&by_session));
+        findings.push(
+            Finding::warning("pooler.session_pooling", message)
+                .because("a pause waits until every client has left, so the switchover is held while any is connected")
+                .fix(format!(
+                    "pool_mode = transaction  ; in {}, then RELOAD, if the application allows",
+                    pooler.ini.display()
+                )),
+        );
+    }
+    Ok(findings)
+}
+
+/// 0 is for ever.
+fn gives_up(patience: f64, budget: f64) -> bool {
+    patience > 0.0 && patience <= budget
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_must_outlast_the_write_budget() {
+        assert!(!gives_up(0.0, 2.0), "waits for ever");
+        assert!(!gives_up(3.0, 2.0));
+        assert!(gives_up(2.0, 2.0) && gives_up(1.0, 2.0));
+    }
+}

@@ -1,0 +1,97 @@
+//! Whether the source's disk can hold the WAL that the slots keep.
+
+use std::time::Duration;
+
+use super::{Answer, Finding, disk_space::free_bytes, finding::size, source::Source};
+use crate::world::World;
+
+/// Both values belong to one moment; the difference of two readings is what was written between them.
+const READING: &str = "
+    SELECT (pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::float8,
+           extract(epoch FROM pg_catalog.clock_timestamp())::float8";
+
+/// Long enough for a rate, short enough to wait for.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// Reads the WAL position twice, and the free space of the source's `pg_wal`.
+///
+/// From the slots' creation until the target has caught up, all WAL stays on the source. A full disk there is an outage of
+/// the cluster that serves, so the budget for retained WAL must be below what is free.
+pub(super) async fn check(world: &World, source: &Source) -> Answer {
+    // a standby writes none, and the files of one on another host cannot be looked at: both have findings of their own
+    let Some(data_dir) = source.data_dir.as_ref().filter(|_| !source.in_recovery) else { return Ok(Vec::new()) };
+    let Ok(free) = free_bytes(&data_dir.join("pg_wal")) else { return Ok(Vec::new()) };
+    let first = source.session.query_one(READING, &[]).await?;
+    tokio::time::sleep(BETWEEN).await;
+    let second = source.session.query_one(READING, &[]).await?;
+    let since = |column: usize| second.get::<_, f64>(column) - first.get::<_, f64>(column);
+    let rate = since(0) / since(1).max(0.001);
+    let budgets = &world.config.budgets;
+    Ok(too_much(rate, free, budgets.retained_wal_bytes, budgets.catch_up).into_iter().collect())
+}
+
+fn too_much(rate: f64, free: u64, budget: u64, planned: Duration) -> Option<Finding> {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate"
+    )]
+    let (per_second, hours_until) = (size(rate.max(0.0) as u64), |bytes: u64| bytes as f64 / rate.max(1.0) / 3600.0);
+    let half = free / 2;
+    if budget > free {
+        let message = format!(
+            "the slots may keep {} of WAL, the source's disk has {} free: at {per_second}/s, as now, it is full in {:.0} h",
+            size(budget),
+            size(free),
+            hours_until(free)
+        );
+        return Some(
+            Finding::warning("retained_wal.exceeds_disk", message)
+                .because("a full disk stops the source; a budget below what is free stops the upgrade instead")
+                .fix(format!("retained_wal = \"{}MiB\"  # under [budgets]: half of what is free", half >> 20)),
+        );
+    }
+    let planned_hours = planned.as_secs_f64() / 3600.0;
+    (hours_until(budget) < planned_hours).then(|| {
+        let message = format!(
+            "at {per_second}/s, as now, the budget of {} for retained WAL is spent in {:.1} h; catching up may take {:.1} h",
+            size(budget),
+            hours_until(budget),
+            planned_hours
+        );
+        Finding::warning("retained_wal.budget_spent_early", message)
+            .because("past the budget the upgrade stops; the source goes on")
+            .fix(format!("retained_wal = \"{}MiB\"  # under [budgets]: half of what is free", half >> 20))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    #[test]
+    fn budget_above_the_free_space_is_a_warning_with_its_numbers() {
+        #[expect(clippy::cast_precision_loss, reason = "exact")]
+        let finding = too_much(GIB as f64 / 3600.0, 10 * GIB, 100 * GIB, DAY).unwrap();
+        assert_eq!(finding.id, "retained_wal.exceeds_disk");
+        assert!(
+            finding.message.contains("100.0 GiB") && finding.message.contains("full in 10 h"),
+            "{}",
+            finding.message
+        );
+        assert!(finding.remedy.unwrap().contains("\"5120MiB\""));
+    }
+
+    #[test]
+    fn budget_that_lasts_as_long_as_planned_is_no_finding() {
+        #[expect(clippy::cast_precision_loss, reason = "exact")]
+        let rate = GIB as f64 / 3600.0;
+        assert_eq!(too_much(rate, 100 * GIB, 30 * GIB, DAY), None);
+        assert_eq!(too_much(rate, 100 * GIB, 20 * GIB, DAY).unwrap().id, "retained_wal.budget_spent_early");
+        assert_eq!(too_much(0.0, 100 * GIB, 20 * GIB, DAY), None, "an idle source");
+    }
+}

@@ -1,0 +1,151 @@
+//! The source as the checks see it: what most of them need is read once.
+
+use std::{collections::BTreeMap, error::Error as _, path::PathBuf, sync::Arc};
+
+use tokio_postgres::error::SqlState;
+
+use super::Finding;
+use crate::{
+    config::Databases,
+    pg::{PgError, Session},
+    world::{Database, World},
+};
+
+/// The source, entered.
+pub(super) struct Source {
+    /// In the database of `source.dsn`.
+    pub session: Arc<Session>,
+    /// `server_version_num`, such as 150018.
+    pub version_num: u32,
+    /// It follows another server.
+    pub in_recovery: bool,
+    /// The role of `source.dsn` may do everything.
+    pub is_superuser: bool,
+    /// Where its files are; unknown to a role without the right to see it.
+    pub data_dir: Option<PathBuf>,
+    /// The databases of the upgrade, as far as they exist and can be entered.
+    pub databases: Vec<Database>,
+    settings: BTreeMap<String, String>,
+}
+
+/// One database of the upgrade, entered.
+pub(super) struct Entered {
+    /// Its name.
+    pub name: String,
+    /// A connection to it.
+    pub session: Arc<Session>,
+}
+
+const WHO_AND_WHAT: &str = "
+    SELECT pg_catalog.current_setting('server_version_num')::int,
+           pg_catalog.pg_is_in_recovery(),
+           pg_catalog.current_setting('is_superuser') = 'on'";
+
+const SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE setting IS NOT NULL";
+
+const DATABASES: &str = "
+    SELECT oid, datname::text FROM pg_catalog.pg_database
+     WHERE datallowconn AND NOT datistemplate ORDER BY datname";
+
+impl Source {
+    /// Enters the source.
+    ///
+    /// # Errors
+    /// The finding that says why it cannot be entered.
+    pub async fn open(world: &World) -> Result<Self, Finding> {
+        let entered = world.source.db(&world.config.source.database).await;
+        let session = entered.map_err(|error| not_entered(world, &error))?;
+        let read = Self::read(world, session).await;
+        read.map_err(|error| {
+            let finding = Finding::blocker("source.silent", "the source cannot be asked what it is");
+            finding.because(error.reason().unwrap_or_else(|| error.to_string()))
+        })
+    }
+
+    async fn read(world: &World, session: Arc<Session>) -> Result<Self, PgError> {
+        let row = session.query_one(WHO_AND_WHAT, &[]).await?;
+        let rows = session.query(SETTINGS, &[]).await?;
+        let settings: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let rows = session.query(DATABASES, &[]).await?;
+        let databases = rows.iter().map(|row| Database { oid: row.get(0), name: row.get(1) });
+        let databases = databases.filter(|database| match &world.config.source.databases {
+            Databases::All => true,
+            Databases::Only(names) => names.contains(&database.name),
+        });
+        Ok(Self {
+            version_num: u32::try_from(row.get::<_, i32>(0)).unwrap_or_default(),
+            in_recovery: row.get(1),
+            is_superuser: row.get(2),
+            data_dir: settings.get("data_directory").map(PathBuf::from),
+            databases: databases.collect(),
+            settings,
+            session,
+        })
+    }
+
+    /// Returns the major version, such as 15.
+    pub fn major(&self) -> u16 {
+        u16::try_from(self.version_num / 10_000).unwrap_or_default()
+    }
+
+    /// Returns the minor version, such as 18.
+    pub fn minor(&self) -> u16 {
+        u16::try_from(self.version_num % 10_000).unwrap_or_default()
+    }
+
+    /// Returns the names of the databases of the upgrade.
+    pub fn names(&self) -> Vec<String> {
+        self.databases.iter().map(|database| database.name.clone()).collect()
+    }
+
+    /// Returns a setting in its own unit; `None` if this major does not have it.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(String::as_str)
+    }
+
+    /// Returns a setting that is a number, in its own unit; `None` if this major does not have it.
+    pub fn number(&self, name: &str) -> Option<i64> {
+        self.setting(name)?.parse().ok()
+    }
+
+    /// Returns how many databases are upgraded.
+    pub fn streams(&self) -> i64 {
+        i64::try_from(self.databases.len()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Says why the source could not be entered, in words that lead to the cure.
+fn not_entered(world: &World, error: &PgError) -> Finding {
+    let endpoint = &world.source.endpoint;
+    let (host, port, user) = (&endpoint.host, endpoint.port, &endpoint.user);
+    let reason = error.reason().unwrap_or_else(|| error.to_string());
+    let place = format!("the source at {host}:{port}");
+    let finding = match error.sqlstate() {
+        Some(code) if *code == SqlState::INVALID_PASSWORD => {
+            Finding::blocker("source.wrong_password", format!("{place} refuses the password of role `{user}`"))
+                .fix("put the right one where `source.password` takes it from")
+        }
+        Some(code) if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            Finding::blocker("source.login_refused", format!("{place} does not let role `{user}` in"))
+                .fix("add a line for it to the source's pg_hba.conf, then `SELECT pg_reload_conf();`")
+        }
+        Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
+            let database = &world.config.source.database;
+            Finding::blocker("source.database_unknown", format!("{place} has no database `{database}`"))
+                .fix("name one that exists as `dbname` in `source.dsn`")
+        }
+        None if endpoint.password.is_none() && !is_io(error) => {
+            Finding::blocker("source.no_password", format!("{place} asks for the password of role `{user}`"))
+                .fix("say in `pgleap.toml` where it is: [source] password = { env = \"PGLEAP_PASSWORD\" }")
+        }
+        _ => Finding::blocker("source.unreachable", format!("{place} cannot be reached")),
+    };
+    finding.because(reason)
+}
+
+fn is_io(error: &PgError) -> bool {
+    match error {
+        PgError::Connect { source, .. } => source.source().is_some_and(|inner| inner.is::<std::io::Error>()),
+        _ => true,
+    }
+}

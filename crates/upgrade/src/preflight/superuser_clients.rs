@@ -1,0 +1,28 @@
+//! Whether clients are superusers.
+
+use super::{Answer, Finding, source::Source};
+use crate::world::World;
+
+const CONNECTED: &str = "
+    SELECT a.usename::text, count(*), pg_catalog.string_agg(DISTINCT nullif(a.application_name, ''), ', ')
+      FROM pg_catalog.pg_stat_activity AS a JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid
+     WHERE r.rolsuper AND a.backend_type = 'client backend' AND a.datname = ANY($1::text[])
+       AND a.application_name <> $2 AND a.pid <> pg_catalog.pg_backend_pid()
+     GROUP BY 1 ORDER BY 1";
+
+/// Reads `pg_stat_activity`. The fence takes the right to connect away, and superusers need none: they can write to the
+/// source past the switchover. The audit finds such a write, and holds; better they are known before.
+pub(super) async fn check(world: &World, source: &Source) -> Answer {
+    let rows = source.session.query(CONNECTED, &[&source.names(), &world.source.application_name]).await?;
+    let finding = |row: &tokio_postgres::Row| {
+        let (role, count): (&str, i64) = (row.get(0), row.get(1));
+        let applications = row.get::<_, Option<&str>>(2).map(|names| format!(" ({names})")).unwrap_or_default();
+        let sessions = if count == 1 { "session" } else { "sessions" };
+        Finding::warning(
+            "client.superuser",
+            format!("superuser `{role}` has {count} {sessions} in these databases{applications}"),
+        )
+        .because("the fence does not stop superusers: applications should have roles of their own")
+    };
+    Ok(rows.iter().map(finding).collect())
+}

@@ -1,0 +1,126 @@
+//! Decides whether a switchover may begin; what holds it is named in full.
+
+use std::time::Duration;
+
+use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
+
+use super::hot::{databases, entries_leading_to};
+use crate::{
+    pg::Side,
+    replicate::{catch_up::round_trip, health},
+    world::{Cx, World},
+};
+
+/// Looks at lag, open transactions, prepared transactions, poolers and roles. Unknown means hold.
+pub struct CheckGates {
+    /// The side that serves.
+    pub from: Side,
+}
+
+/// Whether the switchover may begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing is in the way.
+    Go,
+    /// These are.
+    Hold {
+        /// A line each.
+        reasons: Vec<String>,
+    },
+}
+
+const ROUND_TRIP: Duration = Duration::from_secs(2);
+
+const OPEN_TOO_LONG: &str = "
+    SELECT pg_catalog.format('pid %s (role `%s`, `%s`, database `%s`) has been in a transaction for %s s, %s', pid, usename,
+                             application_name, datname, round(extract(epoch FROM now() - xact_start)), state)
+      FROM pg_catalog.pg_stat_activity
+     WHERE datname = ANY($1::text[]) AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()
+       AND application_name <> $2 AND xact_start < now() - $3::float8 * interval '1 s' ORDER BY xact_start";
+
+const PREPARED: &str = "
+    SELECT pg_catalog.format('prepared transaction `%s` (role `%s`, database `%s`) is open', gid, owner, database)
+      FROM pg_catalog.pg_prepared_xacts WHERE database = ANY($1::text[])";
+
+/// Roles that may connect on one side must be there on the other.
+const CONNECTING_ROLES: &str = "
+    SELECT DISTINCT r.rolname::text FROM pg_catalog.pg_database AS d,
+           LATERAL pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) AS a
+      JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
+     WHERE d.datname = ANY($1::text[]) AND a.privilege_type = 'CONNECT'";
+const MISSING_ROLES: &str = "
+    SELECT x FROM unnest($1::text[]) AS x WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = x)";
+
+/// Collects everything that holds a switchover away from `from`.
+///
+/// # Errors
+/// If a side or a pooler cannot be asked.
+pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
+    let world = cx.world;
+    let (all, names) = databases(cx)?;
+    let mut reasons = Vec::new();
+    let budgets = &world.config.budgets;
+
+    let arrived = round_trip(world, from, &all, ROUND_TRIP).await?;
+    let health = health::look(world, from, &all).await?;
+    reasons.extend(health.problems.clone());
+    if arrived.is_none() && health.problems.is_empty() {
+        reasons.push(format!("a row written on the {from} has not arrived within {} s", ROUND_TRIP.as_secs()));
+    }
+    if health.lag_bytes > budgets.max_lag_bytes {
+        reasons.push(format!("replication lag is {} bytes, the limit is {}", health.lag_bytes, budgets.max_lag_bytes));
+    }
+    let session = world.cluster(from).db(&world.config.source.database).await?;
+    let pause_s = budgets.write_pause.as_secs_f64();
+    for row in session.query(OPEN_TOO_LONG, &[&names, &world.source.application_name, &pause_s]).await? {
+        reasons.push(format!("{}: the pause would wait for it", row.get::<_, String>(0)));
+    }
+    for row in session.query(PREPARED, &[&names]).await? {
+        reasons.push(row.get(0));
+    }
+    let roles: Vec<String> = session.query(CONNECTING_ROLES, &[&names]).await?.iter().map(|row| row.get(0)).collect();
+    let other = world.cluster(from.other()).db(&world.config.source.database).await?;
+    for row in other.query(MISSING_ROLES, &[&roles]).await? {
+        let role: String = row.get(0);
+        reasons.push(format!("role `{role}` may connect on the {from} and does not exist on the {}", from.other()));
+    }
+    let poolers = entries_leading_to(world, from, &names).await?;
+    for (entries, member) in poolers.iter().zip(world.route.members()) {
+        if entries.entries.is_empty() {
+            reasons.push(format!("PgBouncer {} leads nothing to the {from}", member.pooler));
+        }
+        for entry in entries.entries.iter().filter(|entry| entry.paused) {
+            reasons.push(format!("PgBouncer {} has `{}` paused already", member.pooler, entry.name));
+        }
+    }
+    Ok(if reasons.is_empty() { Decision::Go } else { Decision::Hold { reasons } })
+}
+
+impl Step<World> for CheckGates {
+    type Output = ();
+    const NAME: StepName = StepName("switchover.check_gates");
+    const REVISION: u32 = 1;
+    const REVERSAL: Reversal = Reversal::Nothing;
+
+    fn summary(&self) -> String {
+        format!("check that writes may leave the {}: lag, open transactions, poolers, roles", self.from)
+    }
+
+    async fn probe(&self, _: &Cx<'_>) -> Result<Observed<()>, StepError> {
+        Ok(Observed::Absent)
+    }
+
+    async fn run(&self, cx: &Cx<'_>) -> Result<(), StepError> {
+        match decide(cx, self.from).await? {
+            Decision::Go => Ok(()),
+            Decision::Hold { reasons } => {
+                Err(StepError::fatal("switchover held", "remove what is named, then try again; nothing was changed")
+                    .because(reasons.join("; ")))
+            }
+        }
+    }
+
+    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
+        Ok(())
+    }
+}

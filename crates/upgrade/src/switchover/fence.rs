@@ -1,0 +1,83 @@
+//! Makes the side that served refuse writers.
+
+use std::time::Duration;
+
+use futures::future::try_join;
+use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
+use tokio::time::Instant;
+
+use super::{
+    hot::{cold, databases, patience},
+    save_access::SaveAccess,
+};
+use crate::{
+    pg::{Side, access},
+    world::{Cx, World},
+};
+
+/// Takes away the right to connect while the pools drain, ends what is still connected, and looks that nobody came back.
+///
+/// A read-only default alone is no fence: any role may begin a transaction READ WRITE, and one that was open before may
+/// still commit. Superusers pass it all; if one comes back, the switchover is taken back.
+pub struct Fence {
+    /// The side that serves.
+    pub from: Side,
+}
+
+/// Somebody who changes these databases' rights at the same time must not use the pause up.
+const LOCK_MS: u32 = 300;
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+impl Step<World> for Fence {
+    type Output = ();
+    const NAME: StepName = StepName("switchover.fence");
+    const REVISION: u32 = 1;
+    const REVERSAL: Reversal = Reversal::Undo;
+
+    fn summary(&self) -> String {
+        format!("fence the {}: pools drained, no new logins, nobody left connected", self.from)
+    }
+
+    async fn probe(&self, _: &Cx<'_>) -> Result<Observed<()>, StepError> {
+        Ok(Observed::Absent)
+    }
+
+    async fn run(&self, cx: &Cx<'_>) -> Result<(), StepError> {
+        let world = cx.world;
+        let saved = cx.output::<SaveAccess>()?;
+        let (_, names) = databases(cx)?;
+        let (session, entries) = {
+            let hot = world.hot.lock().await;
+            let hot = hot.as_ref().ok_or_else(cold)?;
+            (hot.from.clone(), hot.entries.clone())
+        };
+        let own = &world.source.application_name;
+        let deadline = patience(cx);
+        // a paused pool opens no connection, so nobody is refused who should only wait; what is under way still ends well
+        let sql = format!("BEGIN; SET LOCAL lock_timeout = '{LOCK_MS}ms'; {} COMMIT;", access::block(&saved));
+        let block = async { Ok(session.batch(&sql).await?) };
+        try_join(block, world.route.drained(&entries, deadline)).await?;
+        fault_point!("switchover.fence.after_block");
+        loop {
+            if access::end_foreign(&session, &names, own).await? == 0 {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let left = access::foreign(&session, &names, own).await?;
+                let left: Vec<_> = left.iter().map(ToString::to_string).collect();
+                return Err(StepError::fatal(
+                    format!("the {} cannot be fenced: sessions stay or come back", self.from),
+                    "end what is named; a superuser passes every fence: give the application another role",
+                )
+                .because(left.join("; ")));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
+        let Some(saved) = cx.try_output::<SaveAccess>()? else { return Ok(()) };
+        let session = cx.world.cluster(self.from).db(&cx.world.config.source.database).await?;
+        Ok(session.batch(&access::restore(&saved)).await?)
+    }
+}

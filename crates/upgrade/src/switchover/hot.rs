@@ -1,0 +1,123 @@
+//! What is opened before the write pause, so that nothing is opened in it.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::try_join_all;
+use pgleap_saga::StepError;
+use tokio::time::Instant;
+
+use super::{
+    carry_over, drain,
+    sequences::{self, Sequences},
+};
+use crate::{
+    pg::{Cluster, Session, Side, access, marker},
+    pgbouncer::ini::Address,
+    provision::PrepareDatabases,
+    route::Entries,
+    verify::converge::reading_session,
+    world::{Cx, Database, World},
+};
+
+/// One database of the switchover, with its connections.
+pub struct HotDatabase {
+    /// Which database.
+    pub database: Database,
+    /// To the side that serves.
+    pub from: Arc<Session>,
+    /// To the side that follows.
+    pub to: Arc<Session>,
+    /// For the equality proof, on the side that serves: its snapshot is taken in the pause.
+    pub proof_from: Session,
+    /// For the equality proof, on the side that follows.
+    pub proof_to: Session,
+    /// Its sequences.
+    pub sequences: Sequences,
+}
+
+/// Everything that the write pause uses.
+pub struct Hot {
+    /// The poolers' entries that lead to the side that serves.
+    pub entries: Vec<Entries>,
+    /// The databases.
+    pub databases: Vec<HotDatabase>,
+    /// To the side that serves, for what concerns the whole cluster.
+    pub from: Arc<Session>,
+    /// To the side that follows.
+    pub to: Arc<Session>,
+    /// When PAUSE was sent.
+    pub paused_at: Option<Instant>,
+    /// The proof's snapshots were taken.
+    pub snapshots: bool,
+}
+
+/// Returns where a cluster is, as poolers name it.
+pub fn address(cluster: &Cluster) -> Address {
+    Address { host: cluster.endpoint.host.clone(), port: cluster.endpoint.port }
+}
+
+/// Returns the databases of the upgrade and their names.
+///
+/// # Errors
+/// Fatal, if the journal does not know them.
+pub fn databases(cx: &Cx<'_>) -> Result<(Vec<Database>, Vec<String>), StepError> {
+    let facts = cx.output::<PrepareDatabases>()?;
+    let names = facts.names();
+    Ok((facts.databases, names))
+}
+
+impl Hot {
+    /// Opens everything and prepares every statement of the pause.
+    ///
+    /// # Errors
+    /// If a side or a pooler cannot be reached.
+    pub async fn warm(cx: &Cx<'_>, from: Side) -> Result<Self, StepError> {
+        let world = cx.world;
+        let (databases, names) = databases(cx)?;
+        let (source, target) = (world.cluster(from), world.cluster(from.other()));
+        let entries = world.route.leading_to(&address(source), &names).await?;
+        world.route.warm_up(&entries).await?;
+        let one = async |database: Database| -> Result<HotDatabase, StepError> {
+            let (f, t) = (source.db(&database.name).await?, target.db(&database.name).await?);
+            marker::warm(&f).await?;
+            marker::warm(&t).await?;
+            Ok(HotDatabase {
+                sequences: sequences::warm(&f, &t).await?,
+                proof_from: reading_session(world, from, &database.name).await?,
+                proof_to: reading_session(world, from.other(), &database.name).await?,
+                from: f,
+                to: t,
+                database,
+            })
+        };
+        let hot_databases = try_join_all(databases.into_iter().map(one)).await?;
+        let maintenance = &world.config.source.database;
+        let (f, t) = (source.db(maintenance).await?, target.db(maintenance).await?);
+        access::warm(&f).await?;
+        carry_over::warm(&t).await?;
+        drain::warm(&f).await?;
+        Ok(Self { entries, databases: hot_databases, from: f, to: t, paused_at: None, snapshots: false })
+    }
+}
+
+/// How long before the pause's end a step gives up by itself: it says what it waited for, the executor could not.
+const LAST_WORD: Duration = Duration::from_millis(20);
+
+/// Returns until when a step of the write pause may wait.
+pub fn patience(cx: &Cx<'_>) -> Instant {
+    let end = cx.deadline().unwrap_or_else(|| Instant::now() + cx.world.config.budgets.write_pause);
+    end.checked_sub(LAST_WORD).unwrap_or(end)
+}
+
+/// Makes the error for a pause without what was opened for it: only after a restart, which never enters a pause.
+pub fn cold() -> StepError {
+    StepError::fatal("nothing is ready for the write pause", "`pgleap switchover` prepares it anew")
+}
+
+/// Returns the entries of the poolers that lead to `side`, paused or not.
+///
+/// # Errors
+/// If a pooler cannot be asked.
+pub async fn entries_leading_to(world: &World, side: Side, names: &[String]) -> Result<Vec<Entries>, StepError> {
+    Ok(world.route.leading_to(&address(world.cluster(side)), names).await?)
+}

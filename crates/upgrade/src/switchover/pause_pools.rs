@@ -1,0 +1,52 @@
+//! Lets clients wait at the poolers.
+
+use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
+use tokio::time::Instant;
+
+use super::hot::{cold, databases, entries_leading_to, patience};
+use crate::{
+    pg::Side,
+    world::{Cx, World},
+};
+
+/// Pauses every entry that leads to the side that serves. Taken back, it resumes all of them, whoever paused them.
+pub struct PausePools {
+    /// The side that serves.
+    pub from: Side,
+}
+
+impl Step<World> for PausePools {
+    /// How many entries were paused.
+    type Output = usize;
+    const NAME: StepName = StepName("switchover.pause_pools");
+    const REVISION: u32 = 1;
+    const REVERSAL: Reversal = Reversal::Undo;
+
+    fn summary(&self) -> String {
+        "pause every pool: transactions under way end, new ones wait".to_owned()
+    }
+
+    async fn probe(&self, _: &Cx<'_>) -> Result<Observed<usize>, StepError> {
+        // pausing twice is harmless, and a look would cost as much
+        Ok(Observed::Absent)
+    }
+
+    async fn run(&self, cx: &Cx<'_>) -> Result<usize, StepError> {
+        let mut hot = cx.world.hot.lock().await;
+        let hot = hot.as_mut().ok_or_else(cold)?;
+        hot.paused_at.get_or_insert_with(Instant::now);
+        let deadline = patience(cx);
+        cx.world.route.begin_pause(&hot.entries, deadline).await?;
+        fault_point!("switchover.pause_pools.after_pause");
+        Ok(hot.entries.iter().map(|entries| entries.entries.len()).sum())
+    }
+
+    async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
+        let names = databases(cx)?.1;
+        let entries = entries_leading_to(cx.world, self.from, &names).await?;
+        cx.world.route.resume(&entries).await?;
+        // snapshots that the pause took would hold back vacuum on both sides
+        *cx.world.hot.lock().await = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+//! Makes sure, before the pause, that every pooler's configuration can be rewritten.
+
+use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
+
+use super::hot::{address, databases, entries_leading_to};
+use crate::{
+    pg::Side,
+    world::{Cx, World},
+};
+
+/// Computes the new configurations and replaces each file by itself.
+pub struct RehearseRepoint {
+    /// The side that serves.
+    pub from: Side,
+}
+
+impl Step<World> for RehearseRepoint {
+    type Output = ();
+    const NAME: StepName = StepName("switchover.rehearse_repoint");
+    const REVISION: u32 = 1;
+    const REVERSAL: Reversal = Reversal::Nothing;
+
+    fn summary(&self) -> String {
+        "rehearse the rewrite of every pooler's configuration".to_owned()
+    }
+
+    async fn probe(&self, _: &Cx<'_>) -> Result<Observed<()>, StepError> {
+        Ok(Observed::Absent)
+    }
+
+    async fn run(&self, cx: &Cx<'_>) -> Result<(), StepError> {
+        let world = cx.world;
+        let (_, names) = databases(cx)?;
+        let entries = entries_leading_to(world, self.from, &names).await?;
+        let (from, to) = (address(world.cluster(self.from)), address(world.cluster(self.from.other())));
+        world.route.rehearse(&entries, &from, &to)
+    }
+
+    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! What every step works on: both clusters, the poolers, this host's directories, and what the chain calls its objects.
+
+use std::{path::PathBuf, sync::Arc};
+
+use pgleap_local::Account;
+use pgleap_saga::StepError;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::Config,
+    pg::{Cluster, Endpoint, Secret, Side, secret::SecretError},
+    route::PgBouncers,
+    switchover::Hot,
+};
+
+/// A step's context.
+pub type Cx<'a> = pgleap_saga::Cx<'a, World>;
+
+/// What every step works on.
+pub struct World {
+    /// Four hexadecimal digits; part of the name of everything that pgleap makes in a server.
+    pub id: String,
+    /// What the operator wants.
+    pub config: Config,
+    /// The old cluster.
+    pub source: Arc<Cluster>,
+    /// The new cluster.
+    pub target: Arc<Cluster>,
+    /// The operating system's user that servers run as.
+    pub account: Account,
+    /// How clients are moved.
+    pub route: PgBouncers,
+    /// What is opened before the write pause, to be used in it.
+    pub hot: tokio::sync::Mutex<Option<Hot>>,
+}
+
+/// A world cannot even be described.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// A password could not be had.
+    #[error("no password for {what}")]
+    Secret {
+        /// Whose.
+        what: String,
+        /// Why.
+        #[source]
+        source: SecretError,
+    },
+    /// Servers cannot be run here.
+    #[error(transparent)]
+    Account(#[from] pgleap_local::AccountError),
+}
+
+/// A database of the upgrade, by its name and its number on the source.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Database {
+    /// Its oid on the source: short, stable, and safe in the name of a slot.
+    pub oid: u32,
+    /// Its name.
+    pub name: String,
+}
+
+impl World {
+    /// Describes the world of one upgrade. Passwords are fetched; no server is contacted.
+    ///
+    /// # Errors
+    /// Every [`WorldError`] at once.
+    pub async fn describe(config: Config, id: String) -> Result<Self, Vec<WorldError>> {
+        let mut errors = Vec::new();
+        let mut secret = async |from: &Option<crate::pg::secret::PasswordFrom>, host: &str, port, user: &str, what| {
+            let from = from.as_ref()?;
+            match from.fetch(host, port, user).await {
+                Ok(secret) => Some(secret),
+                Err(source) => {
+                    errors.push(WorldError::Secret { what, source });
+                    None
+                }
+            }
+        };
+        let s = &config.source;
+        let password = secret(&s.password, &s.host, s.port, &s.user, format!("the source's role `{}`", s.user)).await;
+        let mut admins: Vec<Option<Secret>> = Vec::new();
+        for pooler in &config.route.poolers {
+            let what = format!("PgBouncer {pooler}'s admin `{}`", pooler.user);
+            admins.push(secret(&pooler.password, &pooler.host, pooler.port, &pooler.user, what).await);
+        }
+        let account = Account::for_servers(config.provider.os_user.as_deref());
+        let account = match account {
+            Ok(account) if errors.is_empty() => account,
+            Ok(_) => return Err(errors),
+            Err(error) => {
+                errors.push(error.into());
+                return Err(errors);
+            }
+        };
+        let application_name = format!("pgleap {id}");
+        let source = Endpoint { host: s.host.clone(), port: s.port, user: s.user.clone(), password };
+        // the copy brings the source's roles and passwords along
+        let target = Endpoint { host: config.target.host.clone(), port: config.target.port, ..source.clone() };
+        let route = PgBouncers::new(config.route.poolers.iter().cloned().zip(admins));
+        Ok(Self {
+            source: Arc::new(Cluster::new(Side::Source, source, &application_name)),
+            target: Arc::new(Cluster::new(Side::Target, target, &application_name)),
+            id,
+            account,
+            route,
+            hot: tokio::sync::Mutex::default(),
+            config,
+        })
+    }
+
+    /// Returns the cluster of that side.
+    pub fn cluster(&self, side: Side) -> &Arc<Cluster> {
+        match side {
+            Side::Source => &self.source,
+            Side::Target => &self.target,
+        }
+    }
+
+    /// Returns the name of the publication, in every database of both clusters.
+    pub fn publication(&self) -> String {
+        format!("pgleap_{}", self.id)
+    }
+
+    /// Returns the name of the slot on `from` and of the subscription on the other side that carry `database`.
+    pub fn stream(&self, from: Side, database: &Database) -> String {
+        let direction = match from {
+            Side::Source => "fwd",
+            Side::Target => "rev",
+        };
+        format!("pgleap_{}_{}_{direction}", self.id, database.oid)
+    }
+
+    /// Returns the name of the slot on a fenced cluster that shows who still wrote there.
+    pub fn audit_slot(&self, database: &Database) -> String {
+        format!("pgleap_{}_{}_audit", self.id, database.oid)
+    }
+
+    /// Returns the directories of this upgrade.
+    pub fn places(&self) -> Places {
+        let provider = &self.config.provider;
+        Places {
+            work: provider.work_dir.clone(),
+            data: self.config.target.data_dir.clone(),
+            copy: provider.standby.clone().unwrap_or_else(|| provider.work_dir.join("copy")),
+        }
+    }
+}
+
+/// The directories of an upgrade on this host.
+#[derive(Debug, Clone)]
+pub struct Places {
+    work: PathBuf,
+    /// The target's data directory.
+    pub data: PathBuf,
+    copy: PathBuf,
+}
+
+impl Places {
+    /// Holds everything else of the upgrade on this host.
+    pub fn work(&self) -> &PathBuf {
+        &self.work
+    }
+    /// The copy's data directory: below the work directory, or that of the standby that is used up.
+    pub fn copy(&self) -> &PathBuf {
+        &self.copy
+    }
+    /// Sockets that only the servers' user can reach: where the quarantined copy listens.
+    pub fn sockets(&self) -> PathBuf {
+        self.work.join("s")
+    }
+    /// Logs of servers and tools.
+    pub fn logs(&self) -> PathBuf {
+        self.work.join("log")
+    }
+    /// Passwords for the two clusters' subscriptions and for the base backup, readable by the servers' user alone.
+    pub fn passfile(&self) -> PathBuf {
+        self.work.join("passfile")
+    }
+    /// Says whose these directories are.
+    pub fn claim(&self) -> PathBuf {
+        self.work.join("upgrade-id")
+    }
+}
+
+/// Makes a step's failure from one of the local tools'.
+pub fn local_failure(error: impl std::error::Error) -> StepError {
+    let mut text = error.to_string();
+    let mut inner = error.source();
+    while let Some(cause) = inner {
+        text.push_str(&format!(": {cause}"));
+        inner = cause.source();
+    }
+    StepError::blocked(text, "remove the cause, then `pgleap resume`; or `pgleap unwind`")
+}
+
+/// Makes a step's failure from an operating system's error on `path`.
+pub fn io_failure(what: &str, path: &std::path::Path, error: std::io::Error) -> StepError {
+    StepError::blocked(format!("cannot {what} `{}`", path.display()), "remove the cause, then `pgleap resume`")
+        .because(error.to_string())
+}

@@ -1,0 +1,16 @@
+//! The chain on real servers.
+
+#![allow(clippy::unwrap_used, reason = "helpers outside of test functions may fail the test too")]
+
+mod bed;
+mod boundary;
+mod matrix;
+mod preflight;
+mod refuse;
+mod rig;
+mod sequences;
+mod standard;
+mod standby;
+mod steps;
+mod survive;
+mod unwind;

@@ -1,0 +1,568 @@
+//! Preflight against real servers and poolers: each check sees what is wrong, and is silent when nothing is.
+
+#![allow(clippy::unwrap_used, reason = "helpers outside of test functions may fail the test too")]
+
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use pgleap_local::{Account, Auth, InitOptions, KillOnDrop, PoolerSpec, Server, StopMode, StopOnDrop, free_port};
+use pgleap_upgrade::{
+    Config, World,
+    preflight::{self, Finding, Report, Severity},
+};
+use tokio::time::Instant;
+use tokio_postgres::{Client, NoTls};
+
+const LONG: Duration = Duration::from_secs(60);
+const PASSWORD: &str = "correct horse";
+
+/// Settings under which two databases can be upgraded.
+const SOUND: &[(&str, &str)] = &[("wal_level", "logical"), ("max_prepared_transactions", "5"), ("autovacuum", "off")];
+
+/// A source of its own, in a directory that goes with the test.
+struct Bed {
+    server: StopOnDrop,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+fn settings(dir: &Path, port: u16, more: &[(&str, &str)]) -> Vec<(String, String)> {
+    let port = port.to_string();
+    let dir = dir.to_string_lossy();
+    let own = [
+        ("port", port.as_str()),
+        ("unix_socket_directories", &dir),
+        ("listen_addresses", "127.0.0.1"),
+        ("fsync", "off"),
+    ];
+    own.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+impl Bed {
+    /// Starts a source of that major; `None`, with a word, if there is none on this machine.
+    async fn start(major: u16, auth: Auth) -> Option<Self> {
+        let Ok(installation) = pgleap_local::find(major, &[]) else {
+            eprintln!("skipped: PostgreSQL {major} is not installed");
+            return None;
+        };
+        let dir = tempfile::Builder::new().prefix("pglp-").tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let account = Account::for_servers(None).unwrap();
+        let own = dir.path().join("old");
+        account.create_dir(&own, 0o755).unwrap();
+        let server = Server { installation, account, data_dir: own.join("data"), log: own.join("server.log") };
+        let server = StopOnDrop(server);
+        server.init(&InitOptions { auth, ..InitOptions::default() }).await.unwrap();
+        let port = free_port().unwrap();
+        server.start(&settings(&own, port, SOUND), LONG).await.unwrap();
+        Some(Self { server, port, dir })
+    }
+
+    async fn restart(&self, more: &[(&str, &str)]) {
+        self.server.stop(StopMode::Fast, LONG).await.unwrap();
+        let own = self.dir.path().join("old");
+        self.server.start(&settings(&own, self.port, more), LONG).await.unwrap();
+    }
+
+    async fn client(&self, database: &str) -> Client {
+        let text = format!(
+            "host=127.0.0.1 port={} user=postgres password='{PASSWORD}' dbname={database} application_name=batch",
+            self.port
+        );
+        let (client, connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        client
+    }
+
+    async fn run(&self, database: &str, statements: &[&str]) {
+        let client = self.client(database).await;
+        for statement in statements {
+            client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_string_lossy().into_owned()
+    }
+
+    fn pooler(&self, bin: PathBuf, name: &str) -> PoolerSpec {
+        PoolerSpec {
+            bin,
+            dir: self.dir.path().join(name),
+            port: free_port().unwrap(),
+            account: self.server.account.clone(),
+            databases: vec![("app".into(), "127.0.0.1".into(), self.port, "app".into())],
+            users: vec![("postgres".into(), PASSWORD.into()), ("reader".into(), PASSWORD.into())],
+            admin_users: vec!["postgres".into()],
+            pool_mode: "transaction".into(),
+            extra: vec![("stats_users".into(), "reader".into())],
+        }
+    }
+
+    /// What an operator would write for this source and that pooler.
+    fn wishes(&self, pooler: &PoolerSpec) -> Wishes {
+        Wishes {
+            dsn: format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port),
+            target: target_of(self.server.installation.major),
+            target_port: free_port().unwrap(),
+            data_dir: self.path("new/data"),
+            work_dir: self.path("work"),
+            pooler: format!("host=127.0.0.1 port={} user=postgres", pooler.port),
+            ini: pooler.describe().ini_path.to_string_lossy().into_owned(),
+            // neither the free disk of the test's machine nor its speed matters
+            budgets: "retained_wal = \"1MiB\"\ncatch_up = \"1s\"".into(),
+            ..Wishes::default()
+        }
+    }
+}
+
+/// A `pgleap.toml`.
+#[derive(Default, Clone)]
+struct Wishes {
+    dsn: String,
+    source: String,
+    target: u16,
+    target_port: u16,
+    data_dir: String,
+    work_dir: String,
+    provider: String,
+    pooler: String,
+    ini: String,
+    budgets: String,
+}
+
+impl Wishes {
+    async fn check(&self) -> Report {
+        let Self { dsn, source, target, target_port, data_dir, work_dir, provider, pooler, ini, budgets } = self;
+        let password = format!("password = {{ command = [\"echo\", \"{PASSWORD}\"] }}");
+        let source = if source.contains("password") { source.clone() } else { format!("{password}\n{source}") };
+        let text = format!(
+            "[source]\ndsn = \"{dsn}\"\n{source}\n[target]\nversion = {target}\nport = {target_port}\n\
+             data_dir = \"{data_dir}\"\n[provider]\nkind = \"self_managed\"\nwork_dir = \"{work_dir}\"\n{provider}\n\
+             [route]\nkind = \"pgbouncer\"\n[[route.pgbouncer]]\nadmin = \"{pooler}\"\nini = \"{ini}\"\n{password}\n\
+             [budgets]\n{budgets}"
+        );
+        let config = Config::parse(&text, Path::new("/")).unwrap();
+        let world = World::describe(config, "7f3a".into()).await.unwrap_or_else(|errors| panic!("{errors:?}"));
+        preflight::check(&world).await
+    }
+}
+
+fn ids(report: &Report) -> BTreeSet<&'static str> {
+    report.findings.iter().map(|finding| finding.id).collect()
+}
+
+#[track_caller]
+fn finding<'a>(report: &'a Report, id: &str) -> &'a Finding {
+    report.findings.iter().find(|finding| finding.id == id).unwrap_or_else(|| panic!("no `{id}` in {report:#?}"))
+}
+
+#[track_caller]
+fn assert_says(report: &Report, id: &str, severity: Severity, words: &[&str]) {
+    let finding = finding(report, id);
+    assert_eq!(finding.severity, severity, "{finding:#?}");
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    let all = [finding.message.clone(), part(&finding.cause), part(&finding.remedy)].join("\n");
+    words.iter().for_each(|word| assert!(all.contains(word), "`{word}` is missing in {finding:#?}"));
+}
+
+/// Every PgBouncer of this machine.
+fn poolers() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = pgleap_local::find_pgbouncer(&[]).into_iter().collect();
+    let root = std::env::var_os("PGLEAP_PG_DIR").map_or_else(|| "/var/lib/pgleap/pg".into(), PathBuf::from);
+    let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path().join("bin/pgbouncer"));
+    found.extend(below.filter(|program| program.is_file()));
+    found.dedup();
+    if found.is_empty() {
+        eprintln!("skipped: PgBouncer is not installed");
+    }
+    found
+}
+
+/// Tables of every kind that has an identity, or needs none.
+const GOOD_TABLES: &[&str] = &[
+    "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+    "CREATE TYPE pair AS (a int, b text)",
+    "CREATE DOMAIN short AS varchar(10)",
+    "CREATE TABLE keyed (a int PRIMARY KEY, j json)",
+    "CREATE TABLE keyed_full (a int PRIMARY KEY, j json); ALTER TABLE keyed_full REPLICA IDENTITY FULL",
+    "CREATE TABLE full_comparable (t text, v varchar(5), c char(3), m mood, p pair, s short, i int[], r int4range, n inet, \
+     ci cidr, b bytea, u uuid, j jsonb, ts timestamptz, x xid, g name, ps pair[]); \
+     ALTER TABLE full_comparable REPLICA IDENTITY FULL",
+    "CREATE TABLE by_index (a int NOT NULL UNIQUE, j json); \
+     ALTER TABLE by_index REPLICA IDENTITY USING INDEX by_index_a_key",
+    "CREATE TABLE parted (a int, b int) PARTITION BY RANGE (a); \
+     CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (9); ALTER TABLE parted_1 REPLICA IDENTITY FULL",
+    "CREATE UNLOGGED TABLE unlogged_empty (a int)",
+];
+
+const BAD_TABLES: &[&str] = &[
+    "CREATE SCHEMA \"Odd\"",
+    "CREATE TABLE \"Odd\".\"No Key\" (a int)",
+    "CREATE TABLE with_unique (a int NOT NULL UNIQUE, b int UNIQUE, c int)",
+    "CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE)",
+    "CREATE TABLE nothing (a int PRIMARY KEY); ALTER TABLE nothing REPLICA IDENTITY NOTHING",
+    "CREATE TABLE keyless_json (a int, j json)",
+    "CREATE TABLE parted_bad (a int) PARTITION BY RANGE (a); \
+     CREATE TABLE parted_bad_1 PARTITION OF parted_bad FOR VALUES FROM (0) TO (9)",
+    "CREATE TABLE lost_index (a int NOT NULL); CREATE UNIQUE INDEX gone ON lost_index (a); \
+     ALTER TABLE lost_index REPLICA IDENTITY USING INDEX gone; DROP INDEX gone",
+    "CREATE DOMAIN area AS box; CREATE TYPE spot AS (p point, n int)",
+    "CREATE TABLE full_domain (d area); ALTER TABLE full_domain REPLICA IDENTITY FULL",
+    "CREATE TABLE full_row (r spot, a int); ALTER TABLE full_row REPLICA IDENTITY FULL",
+    "CREATE TABLE full_array (x xml[], a int); ALTER TABLE full_array REPLICA IDENTITY FULL",
+    "CREATE UNLOGGED TABLE scratch (a int); INSERT INTO scratch SELECT generate_series(1, 300); ANALYZE scratch",
+    "CREATE FOREIGN DATA WRAPPER far; CREATE SERVER away FOREIGN DATA WRAPPER far; \
+     CREATE FOREIGN TABLE elsewhere (a int) SERVER away",
+    "SELECT lo_create(0)",
+    "CREATE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; \
+     CREATE EVENT TRIGGER watcher ON ddl_command_end EXECUTE FUNCTION on_ddl()",
+    "CREATE MATERIALIZED VIEW summary AS SELECT 1 AS a",
+    "CREATE SUBSCRIPTION sleeps CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false)",
+    "CREATE SUBSCRIPTION runs CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false); \
+     ALTER SUBSCRIPTION runs ENABLE",
+    "CREATE DATABASE shut ALLOW_CONNECTIONS false",
+    "CREATE DATABASE other",
+    "BEGIN; CREATE TABLE pending (a int PRIMARY KEY); PREPARE TRANSACTION 'it''s left'",
+];
+
+const UNSOUND: &[(&str, &str)] = &[
+    ("wal_level", "replica"),
+    ("max_replication_slots", "1"),
+    ("max_wal_senders", "2"),
+    ("max_logical_replication_workers", "0"),
+    ("max_worker_processes", "1"),
+    ("max_slot_wal_keep_size", "64MB"),
+    ("max_prepared_transactions", "5"),
+];
+
+/// Returns the target's major for a source of that major.
+fn target_of(major: u16) -> u16 {
+    [17, 18, 19].into_iter().find(|target| *target > major).unwrap()
+}
+
+/// First all is well, then everything is wrong at once: one pass finds it all, and nothing else.
+async fn sound_then_unsound(major: u16) {
+    if let Err(error) = pgleap_local::find(target_of(major), &[]) {
+        eprintln!("skipped: {error}");
+        return;
+    }
+    let Some(bin) = poolers().into_iter().next() else { return };
+    let Some(bed) = Bed::start(major, Auth::Trust).await else { return };
+    bed.run("postgres", &["CREATE DATABASE app"]).await;
+    bed.run("app", GOOD_TABLES).await;
+    let spec = bed.pooler(bin, "pool");
+    let _pooler = KillOnDrop(spec.start().await.unwrap());
+    let wishes = bed.wishes(&spec);
+
+    let report = wishes.check().await;
+    assert!(report.is_clear(), "{report:#?}");
+    // how the programs of this machine happen to be is beside the point
+    let machine = ["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs"];
+    let rest: Vec<_> = report.findings.iter().filter(|finding| !machine.contains(&finding.id)).collect();
+    assert!(rest.is_empty(), "{rest:#?}");
+
+    bed.run("app", BAD_TABLES).await;
+    let space = bed.dir.path().join("space");
+    bed.server.account.create_dir(&space, 0o700).unwrap();
+    bed.run("app", &[&format!("CREATE TABLESPACE fast LOCATION '{}'", space.display())]).await;
+    let mut unsound = UNSOUND.to_vec();
+    if major >= 18 {
+        unsound.extend([("max_active_replication_origins", "0"), ("idle_replication_slot_timeout", "1d")]);
+    }
+    bed.restart(&unsound).await;
+    let busy = bed.client("app").await;
+    busy.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.unwrap();
+    let until = Instant::now() + LONG;
+    while !busy.query_one("SELECT clock_timestamp() - now() > interval '1.1 s'", &[]).await.unwrap().get::<_, bool>(0) {
+        assert!(Instant::now() < until);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    std::fs::create_dir_all(bed.dir.path().join("work/already")).unwrap();
+    let report = Wishes {
+        source: "databases = [\"app\", \"missing\"]".into(),
+        budgets: "long_transaction = \"1s\"\nretained_wal = \"4000000TiB\"".into(),
+        ..wishes
+    }
+    .check()
+    .await;
+    assert_everything_was_found(&report, &bed, major);
+}
+
+fn assert_everything_was_found(report: &Report, bed: &Bed, major: u16) {
+    use Severity::{Blocker, Note, Warning};
+    let says = |id, severity, words: &[&str]| assert_says(report, id, severity, words);
+    says("wal_level.not_logical", Blocker, &["`replica`", "ALTER SYSTEM SET wal_level = 'logical'", "restart"]);
+    says(
+        "replication_slots.too_few",
+        Blocker,
+        &["`max_replication_slots` is 1", "max_replication_slots = 3;", "restart"],
+    );
+    says("wal_senders.too_few", Blocker, &["is 2", "max_wal_senders = 3;"]);
+    says("logical_workers.too_few", Blocker, &["max_logical_replication_workers = 1;"]);
+    says("worker_processes.too_few", Blocker, &["max_worker_processes = 2;"]);
+    says("slot_retention.limited", Warning, &["64.0 MiB", "max_slot_wal_keep_size = -1"]);
+    says("prepared_transaction.open", Blocker, &["it's left", "ROLLBACK PREPARED 'it''s left'", "\\c \"app\""]);
+    says("transaction.long", Warning, &["role `postgres`", "`batch`", "pg_terminate_backend("]);
+    says("client.superuser", Warning, &["`postgres`", "batch"]);
+    says("tablespace.unsupported", Blocker, &["fast", "DROP TABLESPACE \"fast\""]);
+    says("subscription.active", Blocker, &["runs in app", "ALTER SUBSCRIPTION \"runs\" DISABLE"]);
+    says("subscription.not_carried", Warning, &["sleeps in app"]);
+    says("database.unknown", Blocker, &["`missing`"]);
+    says("database.closed", Blocker, &["`shut`", "ALLOW_CONNECTIONS true"]);
+    says("database.not_kept_up", Warning, &["`other`", "`postgres`"]);
+    says("directory.not_empty", Blocker, &[&bed.path("work"), "1 entry"]);
+    says("retained_wal.exceeds_disk", Warning, &["/s", "free", "retained_wal = "]);
+    says("unlogged_table.emptied", Warning, &["about 300 rows", "public.scratch", "SET LOGGED"]);
+    says("foreign_table.elsewhere", Note, &["public.elsewhere on away"]);
+    says("large_object.not_replicated", Warning, &["1 large object"]);
+    says("event_trigger.enabled", Note, &["watcher on ddl_command_end"]);
+    says("materialized_view.goes_stale", Note, &["REFRESH MATERIALIZED VIEW public.summary"]);
+    says(
+        "replica_identity.missing",
+        Blocker,
+        &[
+            "6 tables of database `app`",
+            "ALTER TABLE \"Odd\".\"No Key\" REPLICA IDENTITY FULL;",
+            "ALTER TABLE public.with_unique REPLICA IDENTITY USING INDEX \"with_unique_a_key\";",
+            "ALTER TABLE public.deferred REPLICA IDENTITY FULL;",
+            "1 of them is deferrable",
+            "ALTER TABLE public.nothing REPLICA IDENTITY USING INDEX \"nothing_pkey\";",
+            "ALTER TABLE public.keyless_json ADD PRIMARY KEY (…);  -- j json cannot be compared",
+            "ALTER TABLE public.parted_bad_1 REPLICA IDENTITY FULL;",
+        ],
+    );
+    says("replica_identity.index_missing", Blocker, &["public.lost_index"]);
+    says(
+        "replica_identity.no_equality",
+        Blocker,
+        &[
+            "3 tables",
+            "public.full_array (x xml[])",
+            "public.full_domain (d public.area)",
+            "public.full_row (r public.spot)",
+        ],
+    );
+    let mut more = vec!["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs"];
+    if major >= 18 {
+        says("replication_origins.too_few", Blocker, &["max_active_replication_origins = 1;"]);
+        says("slot_retention.times_out", Warning, &["86400 s"]);
+        more.extend(["replication_origins.too_few", "slot_retention.times_out"]);
+    }
+    // the 25 kinds that every major has, and no other
+    let others: Vec<_> = ids(report).into_iter().filter(|id| !more.contains(id)).collect();
+    assert_eq!(others.len(), 25, "{others:#?}");
+}
+
+#[tokio::test]
+async fn preflight_is_clear_on_a_sound_13_and_finds_every_problem_of_an_unsound_one() {
+    sound_then_unsound(13).await;
+}
+
+#[tokio::test]
+async fn preflight_is_clear_on_a_sound_15_and_finds_every_problem_of_an_unsound_one() {
+    sound_then_unsound(15).await;
+}
+
+#[tokio::test]
+async fn preflight_is_clear_on_a_sound_17_and_finds_every_problem_of_an_unsound_one() {
+    sound_then_unsound(17).await;
+}
+
+#[tokio::test]
+async fn preflight_is_clear_on_a_sound_18_and_finds_every_problem_of_an_unsound_one() {
+    sound_then_unsound(18).await;
+}
+
+#[tokio::test]
+async fn source_that_cannot_be_entered_is_a_finding_that_says_why() {
+    let Some(bed) = Bed::start(15, Auth::ScramSha256 { password: PASSWORD.into() }).await else { return };
+    let Some(bin) = poolers().into_iter().next() else { return };
+    let spec = bed.pooler(bin, "pool");
+    let wishes = bed.wishes(&spec);
+    let with = |source: &str| Wishes { source: source.into(), ..wishes.clone() };
+
+    let report = with("password = { command = [\"echo\", \"wrong\"] }").check().await;
+    assert_says(
+        &report,
+        "source.wrong_password",
+        Severity::Blocker,
+        &["role `postgres`", "password authentication failed"],
+    );
+    assert!(!format!("{report:?}").contains(PASSWORD), "{report:?}");
+    assert_says(&report, "pooler.unreachable", Severity::Blocker, &["`postgres`"]);
+
+    let report = with("# no password").check().await;
+    assert_says(&report, "source.no_password", Severity::Blocker, &["[source] password ="]);
+
+    let other_database = wishes.dsn.replace("dbname=postgres", "dbname=nowhere");
+    let report = Wishes { dsn: other_database, ..wishes.clone() }.check().await;
+    assert_says(&report, "source.database_unknown", Severity::Blocker, &["`nowhere`"]);
+
+    let closed = wishes.dsn.replace(&format!("port={}", bed.port), &format!("port={}", free_port().unwrap()));
+    let report = Wishes { dsn: closed, ..wishes.clone() }.check().await;
+    assert_says(&report, "source.unreachable", Severity::Blocker, &["refused"]);
+
+    let hba = bed.server.data_dir.join("pg_hba.conf");
+    bed.server.account.write_file(&hba, "host all postgres 127.0.0.1/32 scram-sha-256\n", 0o600).unwrap();
+    bed.run("postgres", &["CREATE ROLE stranger LOGIN", "SELECT pg_reload_conf()"]).await;
+    let until = Instant::now() + LONG;
+    let stranger = Wishes { dsn: wishes.dsn.replace("user=postgres", "user=stranger"), ..wishes.clone() };
+    loop {
+        let report = stranger.check().await;
+        if ids(&report).contains("source.login_refused") {
+            break;
+        }
+        assert!(Instant::now() < until, "{report:#?}");
+    }
+}
+
+#[tokio::test]
+async fn role_without_rights_and_a_standby_are_told_what_is_missing() {
+    let Some(bed) = Bed::start(15, Auth::Trust).await else { return };
+    let Some(bin) = poolers().into_iter().next() else { return };
+    bed.run("postgres", &["CREATE ROLE \"Modest\" LOGIN", "CREATE DATABASE app"]).await;
+    let spec = bed.pooler(bin, "pool");
+    let _pooler = KillOnDrop(spec.start().await.unwrap());
+    let wishes = bed.wishes(&spec);
+
+    let modest = Wishes { dsn: wishes.dsn.replace("user=postgres", "user=Modest"), ..wishes.clone() }.check().await;
+    assert_says(&modest, "role.not_superuser", Severity::Blocker, &["`Modest`", "ALTER ROLE \"Modest\" SUPERUSER"]);
+    let blockers: Vec<_> = modest.blockers().map(|finding| finding.id).collect();
+    assert_eq!(blockers, ["role.not_superuser"], "the lack of rights is said once: {modest:#?}");
+
+    // a server that waits for WAL that nobody sends
+    bed.server.stop(StopMode::Fast, LONG).await.unwrap();
+    let signal = bed.server.data_dir.join("standby.signal");
+    bed.server.account.write_file(&signal, "", 0o600).unwrap();
+    let own = bed.dir.path().join("old");
+    bed.server.start(&settings(&own, bed.port, SOUND), LONG).await.unwrap();
+    let standby = wishes.check().await;
+    let blockers: Vec<_> = standby.blockers().map(|finding| finding.id).collect();
+    assert_eq!(blockers, ["source.in_recovery"], "{standby:#?}");
+}
+
+#[tokio::test]
+async fn host_without_room_port_or_reach_is_found() {
+    let Some(bed) = Bed::start(15, Auth::Trust).await else { return };
+    let Some(bin) = poolers().into_iter().next() else { return };
+    bed.run("postgres", &["CREATE DATABASE app"]).await;
+    let spec = bed.pooler(bin, "pool");
+    let _pooler = KillOnDrop(spec.start().await.unwrap());
+    let wishes = bed.wishes(&spec);
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = bed.dir.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    // nothing is written: a file of holes stands for a cluster too large for any disk
+    let row = bed.client("app").await;
+    let oid: u32 = row.query_one("SELECT oid FROM pg_database WHERE datname = 'app'", &[]).await.unwrap().get(0);
+    drop(row);
+    let holes = bed.server.data_dir.join(format!("base/{oid}/holes"));
+    std::fs::File::create(&holes).unwrap().set_len(15 << 40).unwrap();
+    let report = Wishes {
+        target: 15,
+        target_port: taken.local_addr().unwrap().port(),
+        data_dir: bed.path("closed/data"),
+        work_dir: bed.path(&"w".repeat(90)),
+        provider: "transfer = \"swap\"".into(),
+        ..wishes.clone()
+    }
+    .check()
+    .await;
+    assert_says(&report, "target.port_in_use", Severity::Blocker, &["127.0.0.1:"]);
+    assert_says(&report, "disk.too_small", Severity::Blocker, &["TiB", "free"]);
+    assert_says(&report, "socket_path.too_long", Severity::Blocker, &["107"]);
+    assert_says(&report, "version.not_newer", Severity::Blocker, &["15"]);
+    assert_says(&report, "transfer.unsupported", Severity::Blocker, &["swap"]);
+    if nix::unistd::geteuid().is_root() {
+        assert_says(&report, "directory.closed", Severity::Blocker, &[&closed.to_string_lossy(), "chmod o+x"]);
+    }
+    std::fs::remove_file(holes).unwrap();
+
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        let work_dir = format!("/dev/shm/pglp-{}", bed.port);
+        let elsewhere = Wishes { work_dir: work_dir.clone(), ..wishes.clone() };
+        let report = elsewhere.check().await;
+        assert_says(&report, "directory.file_systems_differ", Severity::Blocker, &["/dev/shm", "transfer = \"copy\""]);
+        let report = Wishes { provider: "transfer = \"copy\"".into(), ..elsewhere }.check().await;
+        assert!(!ids(&report).contains("directory.file_systems_differ"), "{report:#?}");
+        assert!(!Path::new(&work_dir).exists(), "preflight makes nothing");
+    }
+
+    // the server lives on in its directory, which is not where it says
+    let moved = bed.dir.path().join("old/moved");
+    std::fs::rename(&bed.server.data_dir, &moved).unwrap();
+    let report = wishes.check().await;
+    std::fs::rename(&moved, &bed.server.data_dir).unwrap();
+    assert_says(&report, "source.not_on_this_host", Severity::Blocker, &["old/data"]);
+
+    if nix::unistd::geteuid().is_root() {
+        let report = Wishes { provider: "os_user = \"nobody\"".into(), ..wishes.clone() }.check().await;
+        assert_says(&report, "source.other_owner", Severity::Warning, &["`nobody`"]);
+    }
+
+    let report = Wishes { target: 16, ..wishes }.check().await;
+    let found = pgleap_local::find(16, &[]).is_ok();
+    assert_eq!(ids(&report).contains("binaries.missing"), !found, "{report:#?}");
+}
+
+/// Every PgBouncer, set up in every wrong way.
+#[tokio::test]
+async fn pooler_that_would_fail_the_switchover_is_found() {
+    let Some(bed) = Bed::start(15, Auth::Trust).await else { return };
+    bed.run("postgres", &["CREATE DATABASE app"]).await;
+    for (number, bin) in poolers().into_iter().enumerate() {
+        let mut spec = bed.pooler(bin.clone(), &format!("pool{number}"));
+        spec.pool_mode = "session".into();
+        spec.extra.push(("query_wait_timeout".into(), "1".into()));
+        let pooler = KillOnDrop(spec.start().await.unwrap());
+        let wishes = bed.wishes(&spec);
+
+        let reader = wishes.pooler.replace("user=postgres", "user=reader");
+        let report = Wishes { pooler: reader, ..wishes.clone() }.check().await;
+        assert_says(&report, "pooler.not_admin", Severity::Blocker, &["`reader`", "admin_users = reader"]);
+
+        console(&spec).await.simple_query("PAUSE app").await.unwrap();
+        let report = Wishes { ini: bed.path("absent.ini"), ..wishes.clone() }.check().await;
+        assert_says(&report, "pooler.query_wait_timeout", Severity::Blocker, &["after 1 s", "budget is 2 s"]);
+        assert_says(&report, "pooler.session_pooling", Severity::Warning, &["`app`"]);
+        assert_says(&report, "pooler.paused", Severity::Blocker, &["`app`", "RESUME \"app\""]);
+        assert_says(&report, "pooler.ini_unreadable", Severity::Blocker, &["absent.ini"]);
+        console(&spec).await.simple_query("RESUME app").await.unwrap();
+
+        // the file no longer holds what the process was started with
+        let text = std::fs::read_to_string(&pooler.ini_path).unwrap();
+        let star = text.replacen("app = ", "* = ", 1);
+        assert_ne!(text, star);
+        std::fs::write(&pooler.ini_path, star).unwrap();
+        let report = wishes.check().await;
+        assert_says(&report, "pooler.entry_not_in_ini", Severity::Blocker, &["`app`"]);
+        assert_says(&report, "pooler.wildcard", Severity::Blocker, &["`*`"]);
+        std::fs::write(&pooler.ini_path, text).unwrap();
+
+        let by_name = wishes.dsn.replace("host=127.0.0.1", "host=localhost");
+        let report = Wishes { dsn: by_name, ..wishes.clone() }.check().await;
+        let place = format!("127.0.0.1:{}/app", bed.port);
+        assert_says(&report, "pooler.leads_elsewhere", Severity::Blocker, &["localhost:", &place]);
+
+        let version = console(&spec).await.simple_query("SHOW VERSION").await.unwrap();
+        let tracks = format!("{version:?}").contains("1.26");
+        let report = wishes.check().await;
+        assert_eq!(ids(&report).contains("pooler.scram_iterations"), tracks, "{}: {report:#?}", bin.display());
+        assert!(!ids(&report).iter().any(|id| ["pooler.paused", "pooler.not_admin", "pooler.wildcard"].contains(id)));
+    }
+}
+
+async fn console(spec: &PoolerSpec) -> Client {
+    let text = format!("host=127.0.0.1 port={} user=postgres password='{PASSWORD}' dbname=pgbouncer", spec.port);
+    let (client, connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
+    tokio::spawn(async move { drop(connection.await) });
+    client
+}

@@ -1,0 +1,287 @@
+//! What stands in the way is named, and whoever is refused finds everything as it was before.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use pgleap_saga::EventSink;
+use pgleap_upgrade::{
+    Chain, Standing,
+    pgbouncer::admin::Entry,
+    switchover::{
+        carry_over::CarryOver, check_gates::CheckGates, drain::Audit, save_access::SaveAccess, warm_up::WarmUp,
+    },
+};
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Config, error::SqlState};
+
+use crate::{
+    bed::{
+        Bed, as_found, ask, assert_as_found, assert_blocked, assert_standing, assert_unwound, began, client, connect,
+        end, event, guard, output, small, until,
+    },
+    rig::{Load, Rig, assert_done},
+};
+
+const LOAD: Load = Load { clients: 3, rate: 60.0, application: 1 };
+
+async fn in_sync(name: &str, write_pause: &str) -> Rig {
+    let mut spec = small(15, 18, name);
+    spec.write_pause = write_pause.to_owned();
+    let rig = Rig::start_with(spec, LOAD).await;
+    assert_done(rig.chain().run().await);
+    rig
+}
+
+async fn pid(client: &Client) -> i32 {
+    client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_cannot_be_made_in_time_name_the_transactions_in_the_way() {
+    let mut spec = small(15, 18, "slots");
+    spec.source_settings.push(("max_prepared_transactions".into(), "5".into()));
+    let bed = Bed::start_with(spec, "slot_creation = \"1s\"\n").await;
+    let _guard = guard(&bed.lab);
+    // in a database that is not part of the upgrade: a slot waits for the whole cluster
+    let elsewhere = client(&bed.lab.directly(bed.lab.source_port, "postgres")).await;
+    elsewhere.batch_execute("BEGIN; CREATE TABLE t (); PREPARE TRANSACTION 'forgotten'").await.unwrap();
+    let error = assert_blocked(bed.chain().run().await).to_string();
+    assert!(error.contains("prepared transaction `forgotten` (role `pgleap`, database `postgres`)"), "{error}");
+
+    let pid = pid(&elsewhere).await;
+    elsewhere.batch_execute("ROLLBACK PREPARED 'forgotten'").await.unwrap();
+    elsewhere.batch_execute("BEGIN; CREATE TABLE t ()").await.unwrap();
+    let error = assert_blocked(bed.chain().resume().await).to_string();
+    assert!(error.contains(&format!("pid {pid} ")), "{error}");
+    assert!(!error.contains("forgotten"), "{error}");
+    let slots = "SELECT slot_name FROM pg_replication_slots";
+    assert_eq!(ask(&bed.lab.directly(bed.lab.source_port, "postgres"), slots).await, [""; 0]);
+
+    elsewhere.batch_execute("ROLLBACK").await.unwrap();
+    assert_done(bed.chain().resume().await);
+    end(bed.lab).await;
+}
+
+/// Sees that after a refusal the source serves as before.
+async fn assert_untouched(rig: &Rig, before: &[String]) {
+    assert_as_found(before, &as_found(&rig.lab).await);
+    let entries: Vec<Entry> = rig.world.route.members()[0].admin().await.unwrap().entries().await.unwrap();
+    assert!(entries.iter().all(|entry| !entry.paused && entry.port == rig.lab.source_port), "{entries:?}");
+    assert_standing(&rig.chain(), Standing::InSync);
+    let now = rig.acknowledged();
+    until("clients to go on", async || (rig.acknowledged() > now + 20).then_some(())).await;
+}
+
+async fn held_by_an_old_transaction(rig: &Rig, before: &[String]) {
+    let shopper = client(&rig.lab.through_pooler("shop")).await;
+    shopper.batch_execute("BEGIN; SELECT count(*) FROM parents").await.unwrap();
+    // the pooler's own number is not the server's
+    let pids = ask(
+        &rig.lab.directly(rig.lab.source_port, "shop"),
+        "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query ~ 'FROM parents'",
+    )
+    .await;
+    let old =
+        format!("SELECT 1 FROM pg_stat_activity WHERE pid = {} AND xact_start < now() - interval '1500 ms'", pids[0]);
+    until("the transaction to be old", async || {
+        (!ask(&rig.lab.directly(rig.lab.source_port, "shop"), &old).await.is_empty()).then_some(())
+    })
+    .await;
+    let error = assert_unwound(rig.chain().switchover().await);
+    assert!(error.message.contains("switchover held"), "{error}");
+    assert!(error.to_string().contains(&format!("pid {} (role `app`", pids[0])), "{error}");
+    let records = rig.journal.records(0).unwrap();
+    let beyond = records.iter().filter(|r| r.step.as_deref() == Some(step_name::<SaveAccess>())).count();
+    assert_eq!(beyond, 0, "the gates come before everything else");
+    assert!(records.iter().any(|r| r.step.as_deref() == Some(step_name::<CheckGates>())));
+    shopper.batch_execute("COMMIT").await.unwrap();
+    assert_untouched(rig, before).await;
+}
+
+fn step_name<S: pgleap_saga::Step<pgleap_upgrade::World>>() -> &'static str {
+    S::NAME.0
+}
+
+async fn over_the_write_budget(rig: &Rig, before: &[String]) {
+    let sink = EventSink::new();
+    let mut events = sink.subscribe();
+    let config = rig.lab.through_pooler("shop");
+    // after the gates and the slots, right before the pause
+    let late = tokio::spawn(async move {
+        assert!(event(&mut events, began::<WarmUp>).await);
+        let shopper = client(&config).await;
+        shopper.batch_execute("BEGIN; INSERT INTO parents VALUES (-1, 'held through a pause')").await.unwrap();
+        shopper
+    });
+    let chain = Chain::new(&rig.world, &rig.journal, sink, rig.stop.clone());
+    let error = assert_unwound(chain.switchover().await);
+    assert!(error.to_string().contains("a transaction does not end"), "what was waited for is not named: {error}");
+    let shopper = late.await.unwrap();
+    shopper.batch_execute("COMMIT").await.unwrap();
+    let row = "SELECT name FROM parents WHERE id = -1";
+    assert_eq!(ask(&rig.lab.directly(rig.lab.source_port, "shop"), row).await, ["held through a pause"]);
+    assert_untouched(rig, before).await;
+}
+
+/// Works until it is told to stop, in a task of its own.
+fn again_and_again<F>(stop: &Arc<AtomicBool>, mut work: impl FnMut() -> F + Send + 'static) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send,
+{
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        while !stop.load(Ordering::Relaxed) {
+            work().await;
+            // a refused connection is an answer at once: the task must be one that can be ended
+            tokio::task::yield_now().await;
+        }
+    })
+}
+
+/// Enters, writes, and leaves.
+async fn drop_in(config: &Config) {
+    if let Ok(client) = connect(config).await {
+        // the read-only default that comes with the fence does not bind whoever asks for more
+        let write = "BEGIN READ WRITE; UPDATE pgbench_tellers SET filler = 'batch' WHERE tid = 3; COMMIT";
+        drop(client.batch_execute(write).await);
+    }
+}
+
+async fn beaten_by_superusers(rig: &Rig, before: &[String]) {
+    // by the socket, without a password; and so many that there is always one on its way in
+    let mut config = Config::new();
+    config.host_path(rig.lab.spec.dir.join("s")).port(rig.lab.source_port).user("pgleap").dbname("shop");
+    config.application_name("nightly batch");
+    let stop = Arc::new(AtomicBool::new(false));
+    let superusers: Vec<_> = (0..8)
+        .map(|_| {
+            let config = config.clone();
+            again_and_again(&stop, move || {
+                let config = config.clone();
+                async move { drop_in(&config).await }
+            })
+        })
+        .collect();
+    let error = assert_unwound(rig.chain().switchover().await);
+    stop.store(true, Ordering::Relaxed);
+    for superuser in superusers {
+        superuser.await.unwrap();
+    }
+    // who is there when somebody looks is named; who has left by then, by the transaction that was left behind
+    let error = error.to_string();
+    let named = ["`nightly batch`", "past the fence", "budget"];
+    assert!(named.iter().any(|words| error.contains(words)), "{error}");
+    assert_untouched(rig, before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_switchovers_leave_everything_as_it_was_and_the_next_one_works() {
+    let rig = in_sync("refuse", "1s").await;
+    let _guard = guard(&rig.lab);
+    let before = as_found(&rig.lab).await;
+    held_by_an_old_transaction(&rig, &before).await;
+    over_the_write_budget(&rig, &before).await;
+    beaten_by_superusers(&rig, &before).await;
+    assert_done(rig.chain().switchover().await);
+    let port = rig.lab.target_port;
+    let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    end(lab).await;
+}
+
+/// How often the write pause may fall between two writes to another database.
+const MOST_SILENCES: u32 = 8;
+
+/// What a client that bypasses the pooler was told about its writes.
+#[derive(Default)]
+struct Told {
+    acknowledged: Vec<i64>,
+    unknown: Vec<i64>,
+    shut_out: bool,
+}
+
+/// Writes directly, in sessions that end after each transaction or only when the server ends them, until it is shut out.
+async fn write_directly(config: Config, who: i64, one_each: bool, stop: Arc<AtomicBool>) -> Told {
+    let mut told = Told::default();
+    let mut numbers = (who * 1_000_000)..;
+    while !stop.load(Ordering::Relaxed) {
+        match connect(&config).await {
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                told.shut_out = true;
+                return told;
+            }
+            Err(_) => {}
+            Ok(client) => loop {
+                let Some(n) = numbers.next() else { return told };
+                let sql = format!("BEGIN READ WRITE; INSERT INTO direct VALUES ({n}); COMMIT");
+                match client.batch_execute(&sql).await {
+                    Ok(()) => told.acknowledged.push(n),
+                    Err(_) => told.unknown.push(n),
+                }
+                if one_each || client.is_closed() || stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            },
+        }
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn direct_writers_are_shut_out_and_the_audit_decodes_where_other_databases_are_written_to() {
+    let mut spec = small(15, 18, "direct");
+    spec.write_pause = "5s".into();
+    let rig = Rig::start_with(spec, LOAD).await;
+    let _guard = guard(&rig.lab);
+    let (source, target) = (rig.lab.source_port, rig.lab.target_port);
+    client(&rig.lab.bypassing(source, "shop"))
+        .await
+        .batch_execute("CREATE TABLE direct (n bigint PRIMARY KEY)")
+        .await
+        .unwrap();
+    client(&rig.lab.directly(source, "postgres")).await.batch_execute("CREATE TABLE burnt (n int)").await.unwrap();
+    assert_done(rig.chain().run().await);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let elsewhere = Arc::new(client(&rig.lab.directly(source, "postgres")).await);
+    let burner = again_and_again(&stop, move || {
+        let elsewhere = elsewhere.clone();
+        async move { elsewhere.batch_execute("INSERT INTO burnt VALUES (1)").await.unwrap() }
+    });
+    let writers: Vec<_> = [(1, true), (2, true), (3, false), (4, false)]
+        .map(|(who, one_each)| {
+            tokio::spawn(write_directly(rig.lab.bypassing(source, "shop"), who, one_each, stop.clone()))
+        })
+        .into();
+    assert_done(rig.chain().switchover().await);
+    until("every direct writer to be shut out", async || writers.iter().all(JoinHandle::is_finished).then_some(()))
+        .await;
+    // on a busy machine the other database may have been quiet for just those milliseconds: silence is right then
+    for _ in 0..MOST_SILENCES {
+        if output::<CarryOver>(&rig.world, &rig.journal).audit == Audit::Decoded {
+            break;
+        }
+        assert_done(rig.chain().rollback().await);
+        assert_done(rig.chain().switchover().await);
+    }
+    stop.store(true, Ordering::Relaxed);
+    burner.await.unwrap();
+    assert_eq!(output::<CarryOver>(&rig.world, &rig.journal).audit, Audit::Decoded);
+
+    let numbers = "SELECT n FROM direct ORDER BY n";
+    let there = ask(&rig.lab.directly(target, "shop"), numbers).await;
+    assert_eq!(there, ask(&rig.lab.directly(source, "shop"), numbers).await, "a write was accepted past the fence");
+    for writer in writers {
+        let told = writer.await.unwrap();
+        assert!(told.shut_out && told.acknowledged.len() > 10, "{} writes", told.acknowledged.len());
+        let lost: Vec<_> = told.acknowledged.iter().filter(|n| !there.contains(&n.to_string())).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+        let unknown = told.unknown.len();
+        assert!(unknown <= 1 + told.acknowledged.len() / 10, "{unknown} writes without an answer");
+    }
+    let (lab, verdict) = rig.verdict(target).await;
+    verdict.assert_clean();
+    end(lab).await;
+}

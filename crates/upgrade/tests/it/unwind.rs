@@ -1,0 +1,76 @@
+//! Unwinding: the source is left as it was found, and the upgrade can begin again.
+
+use pgleap_lab::Lab;
+use pgleap_upgrade::Standing;
+
+use crate::{
+    bed::{Bed, as_found, ask, assert_as_found, assert_standing, assert_unwound, client, end, guard, small},
+    rig::{Load, Rig, assert_done},
+};
+
+/// What `pg_upgrade --check` refuses: a number that means nothing in another cluster.
+const IN_THE_WAY: &str = "CREATE TABLE in_the_way (what regproc)";
+
+/// Rights and settings that are not the defaults, so that giving back the defaults would show.
+const PARTICULAR: &str = "
+    CREATE ROLE reader LOGIN; CREATE ROLE auditor LOGIN;
+    REVOKE ALL ON DATABASE shop FROM PUBLIC; GRANT CONNECT ON DATABASE shop TO reader;
+    GRANT CONNECT, TEMPORARY ON DATABASE shop TO auditor WITH GRANT OPTION;
+    ALTER DATABASE shop SET default_transaction_read_only = off; ALTER DATABASE shop SET work_mem = '5MB';
+    ALTER ROLE reader IN DATABASE shop SET default_transaction_read_only = on";
+
+fn assert_directories_gone(lab: &Lab) {
+    for name in ["target", "w"] {
+        assert!(!lab.spec.dir.join(name).exists(), "`{name}` was left behind");
+    }
+    assert!(lab.target().unwrap().running().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failure_in_the_middle_and_unwinding_in_sync_leave_the_source_as_it_was_found() {
+    let bed = Bed::start(small(15, 18, "unwind")).await;
+    let _guard = guard(&bed.lab);
+    let shop = client(&bed.lab.directly(bed.lab.source_port, "shop")).await;
+    shop.batch_execute(PARTICULAR).await.unwrap();
+    let before = as_found(&bed.lab).await;
+
+    shop.batch_execute(IN_THE_WAY).await.unwrap();
+    let cause = assert_unwound(bed.chain().run().await);
+    assert!(cause.to_string().contains("reg*"), "pg_upgrade's own words are missing: {cause}");
+    shop.batch_execute("DROP TABLE in_the_way").await.unwrap();
+    assert_as_found(&before, &as_found(&bed.lab).await);
+    assert_directories_gone(&bed.lab);
+    assert_standing(&bed.chain(), Standing::Nothing);
+
+    assert_done(bed.chain().run().await);
+    assert_ne!(before, as_found(&bed.lab).await, "an upgrade in sync must show, or this test sees nothing");
+    assert_unwound(bed.chain().unwind("changed our minds").await);
+    assert_as_found(&before, &as_found(&bed.lab).await);
+    assert_directories_gone(&bed.lab);
+    end(bed.lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unwinding_after_a_switchover_and_a_rollback_leaves_the_source_as_it_was_found() {
+    let rig = Rig::start_with(small(15, 18, "undone"), Load { clients: 2, rate: 50.0, application: 1 }).await;
+    let _guard = guard(&rig.lab);
+    client(&rig.lab.directly(rig.lab.source_port, "shop")).await.batch_execute(PARTICULAR).await.unwrap();
+    let before = as_found(&rig.lab).await;
+    assert_done(rig.chain().run().await);
+    assert_done(rig.chain().switchover().await);
+    let rights = "SELECT count(*)::text FROM pg_database, aclexplode(datacl)
+                   WHERE datname = 'shop' AND privilege_type = 'CONNECT'";
+    let serving = rig.lab.directly(rig.lab.target_port, "shop");
+    assert_eq!(ask(&serving, rights).await, ["3"], "reader, auditor and the owner may connect to the side that serves");
+    assert_done(rig.chain().rollback().await);
+    assert_unwound(rig.chain().unwind("changed our minds").await);
+    assert_as_found(&before, &as_found(&rig.lab).await);
+    assert_directories_gone(&rig.lab);
+
+    assert_done(rig.chain().run().await);
+    assert_standing(&rig.chain(), Standing::InSync);
+    let port = rig.lab.source_port;
+    let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    end(lab).await;
+}
