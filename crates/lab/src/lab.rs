@@ -1,0 +1,321 @@
+//! Starting and ending the laboratory.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use pgleap_local::{Account, InitOptions, Pooler, PoolerSpec, Server, StopMode, find, find_pgbouncer, free_port};
+use tokio_postgres::{Config, NoTls};
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct LabSpec {
+    /// The source's major version.
+    pub from: u16,
+    /// The target's major version.
+    pub to: u16,
+    /// pgbench's scale factor: 100,000 accounts each.
+    pub scale: u32,
+    /// Where everything goes; made if missing.
+    pub dir: PathBuf,
+    /// The databases.
+    pub databases: Vec<String>,
+    /// Where to look for programs first.
+    pub bindirs: Vec<PathBuf>,
+    /// The PgBouncer to use; found if none is named.
+    pub pgbouncer: Option<PathBuf>,
+    /// Further settings of the source.
+    pub source_settings: Vec<(String, String)>,
+    /// Further settings of the pooler.
+    pub pooler_settings: Vec<(String, String)>,
+    /// The write budget, as in the configuration.
+    pub write_pause: String,
+}
+
+impl LabSpec {
+    /// Returns the laboratory of the demo: two databases, the defaults of everything.
+    pub fn new(from: u16, to: u16, dir: impl Into<PathBuf>) -> Self {
+        Self {
+            from,
+            to,
+            scale: 1,
+            dir: dir.into(),
+            databases: vec!["shop".into(), "ledger".into()],
+            bindirs: Vec::new(),
+            pgbouncer: None,
+            source_settings: Vec::new(),
+            pooler_settings: Vec::new(),
+            write_pause: "2s".into(),
+        }
+    }
+}
+
+/// The laboratory could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// A program is missing.
+    #[error(transparent)]
+    Binaries(#[from] pgleap_local::BinariesError),
+    /// No user to run servers as.
+    #[error(transparent)]
+    Account(#[from] pgleap_local::AccountError),
+    /// The source does not start.
+    #[error(transparent)]
+    Server(#[from] pgleap_local::ServerError),
+    /// The pooler does not start.
+    #[error(transparent)]
+    Pooler(#[from] pgleap_local::PoolerError),
+    /// A file cannot be written.
+    #[error("cannot write below `{dir}`")]
+    Io {
+        /// The laboratory's directory.
+        dir: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A statement failed while tables were made.
+    #[error("cannot fill database `{database}`")]
+    Fill {
+        /// The database.
+        database: String,
+        /// What the server said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+}
+
+/// A source and a PgBouncer in front of it; stopped by [`Lab::stop`], not by being dropped.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    /// What was built.
+    pub spec: LabSpec,
+    /// Who servers run as.
+    pub account: Account,
+    /// The source.
+    pub source: Server,
+    /// The pooler.
+    pub pooler: Pooler,
+    /// The source's port.
+    pub source_port: u16,
+    /// The port that the target will have.
+    pub target_port: u16,
+}
+
+/// The role pgleap connects as, the application's role, and the pooler's admin; passwords of a laboratory.
+pub const ROLES: [(&str, &str); 3] = [("pgleap", "leap:into\\it"), ("app", "app-secret"), ("pooladmin", "pool-secret")];
+const START_BUDGET: Duration = Duration::from_secs(60);
+const HOST: &str = "127.0.0.1";
+
+impl Lab {
+    /// Builds and starts everything.
+    ///
+    /// # Errors
+    /// [`LabError`]; what was started is stopped again.
+    pub async fn start(spec: LabSpec) -> Result<Self, LabError> {
+        let account = Account::for_servers(None)?;
+        let installation = find(spec.from, &spec.bindirs)?;
+        find(spec.to, &spec.bindirs)?;
+        let bouncer = match &spec.pgbouncer {
+            Some(path) => path.clone(),
+            None => find_pgbouncer(&spec.bindirs)?,
+        };
+        let io = |source| LabError::Io { dir: spec.dir.clone(), source };
+        account.create_dir(&spec.dir, 0o755).map_err(io)?;
+        let (source_port, target_port) = (free_port().map_err(io)?, free_port().map_err(io)?);
+        let server = Server {
+            installation,
+            account: account.clone(),
+            data_dir: spec.dir.join("source"),
+            log: spec.dir.join("source.log"),
+        };
+        server.init(&InitOptions::default()).await?;
+        let sockets = spec.dir.join("s");
+        account.create_dir(&sockets, 0o700).map_err(io)?;
+        let mut conf = format!(
+            "port = {source_port}\nlisten_addresses = '{HOST}'\nunix_socket_directories = '{}'\nwal_level = logical\n\
+             max_wal_size = '4GB'\nmax_connections = 100\npassword_encryption = 'scram-sha-256'\n\
+             wal_retrieve_retry_interval = '200ms'\n",
+            sockets.display()
+        );
+        for (name, value) in &spec.source_settings {
+            conf.push_str(&format!("{name} = {}\n", pgleap_local::quote_conf(value)));
+        }
+        server.append_conf(&conf).map_err(io)?;
+        server
+            .write_hba("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n")
+            .map_err(io)?;
+        server.start(&[], START_BUDGET).await?;
+        let lab = Self::furnish(spec, account, server.clone(), bouncer, source_port, target_port).await;
+        if lab.is_err() {
+            drop(server.stop(StopMode::Immediate, START_BUDGET).await);
+        }
+        lab
+    }
+
+    async fn furnish(
+        spec: LabSpec,
+        account: Account,
+        source: Server,
+        bouncer: PathBuf,
+        source_port: u16,
+        target_port: u16,
+    ) -> Result<Self, LabError> {
+        let passfile: String = ROLES
+            .iter()
+            .map(|(user, password)| format!("*:*:*:{user}:{}\n", password.replace('\\', "\\\\").replace(':', "\\:")))
+            .collect();
+        account
+            .write_file(spec.dir.join("passfile"), passfile, 0o600)
+            .map_err(|source| LabError::Io { dir: spec.dir.clone(), source })?;
+        let sockets = spec.dir.join("s");
+        let fill = |database: &str, source| LabError::Fill { database: database.to_owned(), source };
+        let mut roles = String::from("CREATE ROLE pgleap SUPERUSER LOGIN; CREATE ROLE app LOGIN;");
+        for (user, password) in &ROLES[..2] {
+            roles.push_str(&format!("ALTER ROLE {user} PASSWORD '{password}';"));
+        }
+        let admin = connect(&local(&sockets, source_port, "postgres")).await.map_err(|e| fill("postgres", e))?;
+        admin.batch_execute(&roles).await.map_err(|e| fill("postgres", e))?;
+        for database in &spec.databases {
+            admin
+                .batch_execute(&format!("CREATE DATABASE {database} OWNER app"))
+                .await
+                .map_err(|e| fill(database, e))?;
+            let session = connect(&local(&sockets, source_port, database)).await.map_err(|e| fill(database, e))?;
+            let fill_sql = include_str!("../sql/fill.sql").replace("$SCALE", &spec.scale.to_string());
+            let sql = format!(
+                "GRANT ALL ON SCHEMA public TO app; SET ROLE app; {}; {fill_sql}",
+                include_str!("../sql/schema.sql")
+            );
+            session.batch_execute(&sql).await.map_err(|e| fill(database, e))?;
+        }
+        let port = free_port().map_err(|source| LabError::Io { dir: spec.dir.clone(), source })?;
+        let entry = |name: &String| (name.clone(), HOST.to_owned(), source_port, name.clone());
+        let pooler = PoolerSpec {
+            bin: bouncer,
+            dir: spec.dir.join("pooler"),
+            port,
+            account: account.clone(),
+            databases: spec.databases.iter().map(entry).collect(),
+            users: ROLES[1..].iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())).collect(),
+            admin_users: vec!["pooladmin".into()],
+            pool_mode: "transaction".into(),
+            extra: spec.pooler_settings.clone(),
+        };
+        let pooler = pooler.start().await?;
+        Ok(Self { spec, account, source, pooler, source_port, target_port })
+    }
+
+    /// Returns how the application reaches `database`: through the pooler.
+    pub fn through_pooler(&self, database: &str) -> Config {
+        let mut config = Config::new();
+        config.host(HOST).port(self.pooler.spec.port).user(ROLES[1].0).password(ROLES[1].1).dbname(database);
+        config
+    }
+
+    /// Returns how a superuser reaches `database` directly, at the source's port or the target's.
+    pub fn directly(&self, port: u16, database: &str) -> Config {
+        let mut config = Config::new();
+        config.host(HOST).port(port).user(ROLES[0].0).password(ROLES[0].1).dbname(database);
+        // what follows after a switchover has a read-only default
+        config.options("-c default_transaction_read_only=off");
+        config
+    }
+
+    /// Returns how the application's role would bypass the pooler.
+    pub fn bypassing(&self, port: u16, database: &str) -> Config {
+        let mut config = Config::new();
+        config.host(HOST).port(port).user(ROLES[1].0).password(ROLES[1].1).dbname(database);
+        config
+    }
+
+    /// Returns where the configuration of the upgrade is written.
+    pub fn config_path(&self) -> PathBuf {
+        self.spec.dir.join("pgleap.toml")
+    }
+
+    /// Returns the configuration of the upgrade, for the laboratory.
+    pub fn config_text(&self) -> String {
+        let dir = self.spec.dir.display();
+        let names: Vec<_> = self.spec.databases.iter().map(|name| format!("\"{name}\"")).collect();
+        let bindirs: Vec<_> =
+            self.spec.bindirs.iter().map(|path| format!("{:?}", path.display().to_string())).collect();
+        format!(
+            "state_dir = \"state\"\n\n\
+             [source]\n\
+             dsn = \"host={HOST} port={} user=pgleap dbname=postgres\"\n\
+             password = {{ passfile = \"passfile\" }}\n\
+             databases = [{}]\n\n\
+             [target]\n\
+             version = {}\n\
+             port = {}\n\
+             data_dir = \"{dir}/target\"\n\n\
+             [provider]\n\
+             kind = \"self_managed\"\n\
+             work_dir = \"{dir}/w\"\n\
+             bindirs = [{}]\n\n\
+             [route]\n\
+             kind = \"pgbouncer\"\n\n\
+             [[route.pgbouncer]]\n\
+             admin = \"host={HOST} port={} user=pooladmin\"\n\
+             password = {{ passfile = \"passfile\" }}\n\
+             ini = \"{}\"\n\n\
+             [budgets]\n\
+             write_pause = \"{}\"\n",
+            self.source_port,
+            names.join(", "),
+            self.spec.to,
+            self.target_port,
+            bindirs.join(", "),
+            self.pooler.spec.port,
+            self.pooler.ini_path.display(),
+            self.spec.write_pause,
+        )
+    }
+
+    /// Returns the target, as the upgrade makes it.
+    ///
+    /// # Errors
+    /// [`LabError::Binaries`].
+    pub fn target(&self) -> Result<Server, LabError> {
+        Ok(Server {
+            installation: find(self.spec.to, &self.spec.bindirs)?,
+            account: self.account.clone(),
+            data_dir: self.spec.dir.join("target"),
+            log: self.spec.dir.join("target/log/startup.log"),
+        })
+    }
+
+    /// Stops everything that may run: pooler, source, copy, target.
+    pub async fn stop(&self) {
+        drop(self.pooler.stop().await);
+        let mut servers = vec![self.source.clone()];
+        servers.extend(self.target());
+        servers.push(Server { data_dir: self.spec.dir.join("w/copy"), ..self.source.clone() });
+        for server in servers {
+            drop(server.stop(StopMode::Immediate, START_BUDGET).await);
+        }
+    }
+
+    /// Stops everything and removes the directory.
+    ///
+    /// # Errors
+    /// If something of it cannot be removed.
+    pub async fn destroy(&self) -> std::io::Result<()> {
+        self.stop().await;
+        std::fs::remove_dir_all(&self.spec.dir)
+    }
+}
+
+fn local(sockets: &Path, port: u16, database: &str) -> Config {
+    let mut config = Config::new();
+    config.host_path(sockets).port(port).user("postgres").dbname(database);
+    config
+}
+
+async fn connect(config: &Config) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(client)
+}
