@@ -1,0 +1,173 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Upgrades PostgreSQL to a new major version while it keeps serving.
+#[derive(Debug, Parser)]
+#[command(name = "pgleap", version, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What is upgraded to what, and how
+    #[arg(long, global = true, env = "PGLEAP_CONFIG", default_value = "pgleap.toml", value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// How results are printed: for people, or as JSON with a schema number
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+
+    /// Confirm in advance what moves traffic or gives up the way back
+    #[arg(long, short, global = true)]
+    pub yes: bool,
+
+    /// Print without colour, as with NO_COLOR in the environment
+    #[arg(long, global = true)]
+    pub no_color: bool,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look for everything that is in the way, and change nothing
+    Check,
+    /// Print every step that would be taken, and contact nothing
+    Plan,
+    /// Make the target and bring it in sync; goes on where an earlier run stopped
+    Run,
+    /// Say where the upgrade stands and who serves traffic
+    Status,
+    /// Follow the upgrade as it goes
+    Watch(Watch),
+    /// Move writes to the target, in one short pause
+    Switchover,
+    /// Compare every table's rows on both sides, while writes go on
+    Verify,
+    /// Move writes back to the source: the same switchover, the other way
+    Rollback,
+    /// Finish what was interrupted, or take it back, as the journal says
+    Resume,
+    /// Take the upgrade back before the switchover: the source is left as it was found
+    Unwind,
+    /// Give up the way back, and remove everything of pgleap's from both sides
+    Finalize,
+    /// Print the journal: every step, attempt, failure and note
+    Journal(Journal),
+    /// Write report.html and report.json from the journal
+    Report(Report),
+    /// Run honest clients that keep a ledger of acknowledged writes and measure every stall
+    Canary(Canary),
+    /// Show all of it on this machine, under load: upgrade, switchover, roll back, switchover, finalize
+    Demo(Demo),
+}
+
+/// `pgleap watch`
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Look once, print, and end
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `pgleap journal`
+#[derive(Debug, Args)]
+pub struct Journal {
+    /// Only records after this number
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub after: i64,
+    /// Only the records of this plan, such as `switchover-1`
+    #[arg(long, value_name = "ID")]
+    pub plan: Option<String>,
+}
+
+/// `pgleap report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Where report.html and report.json are written
+    #[arg(long, default_value = "pgleap-report", value_name = "DIR")]
+    pub report_dir: PathBuf,
+    /// What a canary measured meanwhile: the file that `pgleap canary --report` wrote
+    #[arg(long, value_name = "FILE")]
+    pub canary: Option<PathBuf>,
+}
+
+/// `pgleap canary`
+#[derive(Debug, Args)]
+pub struct Canary {
+    /// The database, as its applications reach it: `host=… port=… user=… dbname=…`, without the password
+    ///
+    /// The password comes from PGPASSWORD, or from a passfile (--passfile, PGPASSFILE, ~/.pgpass).
+    #[arg(long, value_name = "DSN")]
+    pub dsn: String,
+    /// A passfile to take the password from
+    #[arg(long, env = "PGPASSFILE", value_name = "FILE")]
+    pub passfile: Option<PathBuf>,
+    /// How many clients write at the same time
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub clients: usize,
+    /// Transactions per second over all clients; without it each begins the next when the last is done
+    #[arg(long, value_name = "N")]
+    pub rate: Option<f64>,
+    /// Seconds to run; without it until Ctrl-C
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<u64>,
+    /// Where the numbers go, as JSON, at the end
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Where the ledger is kept, appended to
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    /// A name for the report
+    #[arg(long, default_value = "canary", value_name = "NAME")]
+    pub label: String,
+    /// Compare this ledger with the database instead: is every acknowledged write there, once?
+    #[arg(long, value_name = "LEDGER", conflicts_with_all = ["report", "ledger", "seconds", "rate"])]
+    pub audit: Option<PathBuf>,
+    /// Only create the schema `pgleap_canary`; a run does so by itself where it is missing
+    #[arg(long, conflicts_with_all = ["audit", "remove"])]
+    pub prepare: bool,
+    /// Only drop the schema `pgleap_canary`, with everything in it
+    #[arg(long, conflicts_with = "audit")]
+    pub remove: bool,
+}
+
+/// `pgleap demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// The source's major version
+    #[arg(long, default_value_t = 15, value_name = "MAJOR")]
+    pub from: u16,
+    /// The target's major version
+    #[arg(long, default_value_t = 18, value_name = "MAJOR")]
+    pub to: u16,
+    /// pgbench's scale factor: 100,000 accounts each, in each of two databases
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub scale: u32,
+    /// How many clients write at the same time
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub clients: usize,
+    /// Where report.html and report.json are written
+    #[arg(long, default_value = "pgleap-demo-report", value_name = "DIR")]
+    pub report_dir: PathBuf,
+    /// Leave servers and PgBouncer running at the end
+    #[arg(long)]
+    pub keep: bool,
+    /// Print events and the report as JSON, as with `--format json`
+    #[arg(long)]
+    pub json: bool,
+    /// Where to look for PostgreSQL and PgBouncer first; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub bindir: Vec<PathBuf>,
+}

@@ -1,0 +1,87 @@
+//! `pgleap check`: everything that is in the way, found before anything is touched.
+
+use pgleap_upgrade::{
+    World,
+    preflight::{self, Finding, Report, Severity},
+};
+
+use crate::{
+    display::text,
+    errors::CommandError,
+    exit::Exit,
+    out::{Out, Paint, SCHEMA},
+    site::{self, Site},
+};
+
+pub(super) async fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
+    let id = match site.read()? {
+        Some(journal) => site::known_id(&journal)?,
+        None => None,
+    };
+    let world = site.world(id.unwrap_or_else(site::new_id)).await?;
+    let report = preflight::check(&world).await;
+    match out.is_json() {
+        true => out.json(&serde_json::json!({
+            "schema": SCHEMA, "clear": report.is_clear(), "findings": report.findings
+        })),
+        false => out.data(&render(&report, out.data_paint())),
+    }
+    Ok(if report.is_clear() { Exit::Done } else { Exit::Blocker })
+}
+
+/// Looks before the first step of a run, and refuses to begin if something is in the way.
+///
+/// # Errors
+/// If there is a blocker; every finding was printed then.
+pub(super) async fn before_run(world: &World, out: Out) -> Result<(), CommandError> {
+    let report = preflight::check(world).await;
+    if !report.findings.is_empty() {
+        out.say(&render(&report, out.paint()));
+    }
+    let blockers = count(&report, Severity::Blocker);
+    if report.is_clear() {
+        return Ok(());
+    }
+    Err(CommandError::new(Exit::Blocker, format!("{} in the way", text::plural(blockers, "blocker")))
+        .because("the findings above say what, why, and what to do")
+        .state("nothing was touched; the source serves reads and writes")
+        .hint("`pgleap check` looks again, as often as you like"))
+}
+
+fn count(report: &Report, severity: Severity) -> usize {
+    report.findings.iter().filter(|finding| finding.severity == severity).count()
+}
+
+fn render(report: &Report, paint: Paint) -> String {
+    let mut blocks: Vec<String> = report.findings.iter().map(|finding| block(finding, paint)).collect();
+    let counts = [(Severity::Blocker, "blocker"), (Severity::Warning, "warning"), (Severity::Note, "note")];
+    let counts: Vec<String> = counts
+        .into_iter()
+        .map(|(severity, word)| (count(report, severity), word))
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, word)| text::plural(n, word))
+        .collect();
+    blocks.push(match (report.is_clear(), counts.is_empty()) {
+        (true, true) => paint.green("clear: nothing is in the way"),
+        (true, false) => format!("{}: {}", paint.green("clear"), counts.join(", ")),
+        (false, _) => format!("{}: {}", paint.red("not clear"), counts.join(", ")),
+    });
+    blocks.join("\n")
+}
+
+fn block(finding: &Finding, paint: Paint) -> String {
+    let label = match finding.severity {
+        Severity::Blocker => paint.red("blocker"),
+        Severity::Warning => paint.yellow("warning"),
+        Severity::Note => paint.dim("note   "),
+    };
+    let indented = |text: &str| text.replace('\n', "\n                  ");
+    let mut block = format!("{label}  {}\n         {}", paint.bold(finding.id), finding.message);
+    if let Some(cause) = &finding.cause {
+        block.push_str(&format!("\n         cause:   {}", indented(cause)));
+    }
+    if let Some(remedy) = &finding.remedy {
+        block.push_str(&format!("\n         remedy:  {}", indented(remedy)));
+    }
+    block
+}

@@ -1,0 +1,263 @@
+//! What every command that changes something has in common: the display, Ctrl-C, and the last words.
+
+use pgleap_saga::{EventSink, Failure, Journal, Outcome, PlanState, StopSignal};
+use pgleap_upgrade::{Chain, Standing, World, chain::ChainError};
+use serde::Serialize;
+
+use crate::{
+    display::Display,
+    errors::CommandError,
+    exit::Exit,
+    interrupt,
+    out::{Out, SCHEMA},
+    site::{self, Site},
+};
+
+/// What is done with the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Make the target and bring it in sync.
+    Run,
+    /// Move writes to the target.
+    Switchover,
+    /// Move writes back.
+    Rollback,
+    /// End what was interrupted.
+    Resume,
+    /// Leave the source as it was found.
+    Unwind,
+    /// Give up the way back.
+    Finalize,
+}
+
+/// Opens what was begun, and drives it.
+///
+/// # Errors
+/// If nothing was begun, another process works on it, or it does not end as it should.
+pub async fn drive_begun(site: &Site, out: Out, verb: Verb) -> Result<Exit, CommandError> {
+    let journal = site.write_begun()?;
+    let id = site::known_id(&journal)?
+        .ok_or_else(|| CommandError::new(Exit::Usage, "nothing was begun here").hint("`pgleap run` begins"))?;
+    let world = site.world(id).await?;
+    drive(&world, &journal, out, verb).await
+}
+
+/// Drives the chain with a display, and says how it ended.
+///
+/// # Errors
+/// If it does not end as it should.
+pub async fn drive(world: &World, journal: &Journal, out: Out, verb: Verb) -> Result<Exit, CommandError> {
+    let (events, stop) = (EventSink::new(), StopSignal::new());
+    let display = Display::start(&events, out);
+    let voice = display.voice();
+    let listening = interrupt::listen(stop.clone(), move |count| {
+        voice.say(match count {
+            1 => "stopping where nobody is left waiting; what must not stay half done is finished first",
+            _ => "still finishing: `pgleap` ends by itself as soon as that is safe",
+        });
+    });
+    let chain = Chain::new(world, journal, events, stop);
+    let ended = tokio::select! {
+        biased;
+        ended = act(&chain, verb) => ended,
+        () = listening => return Err(CommandError::new(Exit::Unexpected, "signals cannot be listened to")),
+    };
+    display.finish().await;
+    let plans = journal.plans()?;
+    let standing = pgleap_upgrade::chain::standing(&plans);
+    let outcome = ended.map_err(|error| {
+        let error = CommandError::from(error);
+        if error.state.is_none() { error.state(standing.traffic()) } else { error }
+    })?;
+    conclude(verb, &outcome, &plans, &standing, out)
+}
+
+async fn act(chain: &Chain<'_>, verb: Verb) -> Result<Outcome, ChainError> {
+    match verb {
+        Verb::Run => chain.run().await,
+        Verb::Switchover => chain.switchover().await,
+        Verb::Rollback => chain.rollback().await,
+        Verb::Resume => chain.resume().await,
+        Verb::Unwind => chain.unwind("taken back on request").await,
+        Verb::Finalize => chain.finalize().await,
+    }
+}
+
+/// The last object of `--format json`.
+#[derive(Serialize)]
+struct Ended<'a> {
+    schema: u32,
+    ended: &'a Outcome,
+    standing: &'a Standing,
+    traffic: String,
+    next: &'static str,
+    exit_code: u8,
+}
+
+/// Says what holds now and what to type next.
+fn conclude(
+    verb: Verb,
+    outcome: &Outcome,
+    plans: &[PlanState],
+    standing: &Standing,
+    out: Out,
+) -> Result<Exit, CommandError> {
+    let judged = judge(verb, outcome, plans, standing);
+    let exit = judged.as_ref().map_or_else(|error| error.exit, |(exit, _)| *exit);
+    if out.is_json() {
+        let (traffic, next) = (standing.traffic(), next(standing));
+        out.json(&Ended { schema: SCHEMA, ended: outcome, standing, traffic, next, exit_code: exit as u8 });
+    }
+    match judged {
+        Ok((exit, headline)) => {
+            let paint = out.paint();
+            out.say(&format!("{headline}\n  {} {}", paint.bold("state:"), standing.traffic()));
+            out.say(&format!("  {}  {}", paint.bold("next:"), next(standing)));
+            Ok(exit)
+        }
+        // The object above holds all of it: only the words are left to say.
+        Err(error) if out.is_json() => {
+            out.say(&error.render(out.paint()));
+            Ok(exit)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the exit code and the headline of an end as wished, or the error that it was.
+fn judge(
+    verb: Verb,
+    outcome: &Outcome,
+    plans: &[PlanState],
+    standing: &Standing,
+) -> Result<(Exit, String), CommandError> {
+    let plan = plans.last();
+    match outcome {
+        Outcome::Done => Ok((Exit::Done, headline(standing).to_owned())),
+        Outcome::Unwound { .. } if verb == Verb::Unwind => {
+            Ok((Exit::Done, "taken back: the source is as it was found".to_owned()))
+        }
+        Outcome::Unwound { cause } => {
+            // A switchover that ended before its pause was held by its gates: nothing was taken from anybody.
+            let held = plan.is_some_and(|plan| plan.kind == "switchover" && plan.sections.is_empty());
+            let source_serves = matches!(standing, Standing::Nothing | Standing::InSync);
+            let exit = if held || !source_serves { Exit::Stopped } else { Exit::TakenBack };
+            let done = if held { "nothing was changed" } else { "what was begun was taken back" };
+            let mut error = CommandError::from(cause.clone()).state(format!("{done}; {}", standing.traffic()));
+            error.exit = exit;
+            Err(or_next(error, standing))
+        }
+        Outcome::Stopped => {
+            let last = plan.and_then(last_done).map_or(String::new(), |step| format!(" after `{step}`"));
+            Ok((Exit::Stopped, format!("stopped on request{last}")))
+        }
+        Outcome::Blocked(failure) | Outcome::NeedsOperator(failure) => {
+            Err(or_next(blocked(failure).state(standing.traffic()), standing))
+        }
+    }
+}
+
+fn blocked(Failure { step, error }: &Failure) -> CommandError {
+    let mut shown = CommandError::from(error.clone());
+    shown.message = format!("`{step}` cannot go on: {}", shown.message);
+    shown
+}
+
+fn or_next(mut error: CommandError, standing: &Standing) -> CommandError {
+    error.hint.get_or_insert_with(|| next(standing).to_owned());
+    error
+}
+
+fn last_done(plan: &PlanState) -> Option<&str> {
+    let done = |step: &&pgleap_saga::StepState| step.status == pgleap_saga::StepStatus::Done;
+    plan.steps.iter().rfind(done).map(|step| step.name.as_str())
+}
+
+fn headline(standing: &Standing) -> &'static str {
+    match standing {
+        Standing::Nothing => "done",
+        Standing::Open { .. } => "not finished",
+        Standing::InSync => "in sync: the target follows the source",
+        Standing::SwitchedOver => "switched over: writes go to the target",
+        Standing::Finalized => "finished: the upgrade is complete",
+    }
+}
+
+/// Returns what to type next.
+pub fn next(standing: &Standing) -> &'static str {
+    match standing {
+        Standing::Nothing => "`pgleap run` begins",
+        Standing::Open { kind, unwinding: false, .. } if kind == "upgrade" => {
+            "`pgleap resume` goes on; `pgleap unwind` takes everything back"
+        }
+        Standing::Open { .. } => "`pgleap resume` ends it",
+        Standing::InSync => "`pgleap switchover` moves writes to the target; `pgleap unwind` takes everything back",
+        Standing::SwitchedOver => {
+            "`pgleap rollback` moves writes back to the source; `pgleap finalize` gives up the way back"
+        }
+        Standing::Finalized => "nothing is left to do; the old cluster can be stopped and archived",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use pgleap_saga::{Direction, SectionState, StepError};
+
+    use super::*;
+
+    fn switchover(paused: bool) -> PlanState {
+        let section = SectionState {
+            name: "write pause".into(),
+            budget_ms: 2000,
+            started_at: Timestamp::UNIX_EPOCH,
+            ended_at: None,
+        };
+        PlanState {
+            id: "switchover-1".into(),
+            kind: "switchover".into(),
+            params: serde_json::json!({ "from": "source" }),
+            direction: Direction::Unwinding,
+            cause: None,
+            past_point_of_no_return: false,
+            outcome: None,
+            stopped: false,
+            opened_at: Timestamp::UNIX_EPOCH,
+            closed_at: None,
+            sections: if paused { vec![section] } else { Vec::new() },
+            steps: Vec::new(),
+        }
+    }
+
+    fn unwound() -> Outcome {
+        Outcome::Unwound { cause: StepError::fatal("switchover held", "try again") }
+    }
+
+    #[test]
+    fn a_switchover_held_before_its_pause_is_not_one_that_was_taken_back() {
+        let exit = |verb, paused, standing| judge(verb, &unwound(), &[switchover(paused)], &standing).unwrap_err().exit;
+        assert_eq!(exit(Verb::Switchover, false, Standing::InSync), Exit::Stopped);
+        assert_eq!(exit(Verb::Switchover, true, Standing::InSync), Exit::TakenBack);
+        assert_eq!(exit(Verb::Rollback, true, Standing::SwitchedOver), Exit::Stopped, "the source does not serve");
+    }
+
+    #[test]
+    fn an_unwinding_is_an_end_as_wished_only_for_the_command_that_asked_for_it() {
+        let exit = |verb| judge(verb, &unwound(), &[], &Standing::Nothing).map_or_else(|e| e.exit, |(exit, _)| exit);
+        assert_eq!((exit(Verb::Unwind), exit(Verb::Run)), (Exit::Done, Exit::TakenBack));
+    }
+
+    #[test]
+    fn a_block_is_told_with_its_step_who_serves_and_what_to_type() {
+        let mut error = StepError::blocked("no room", "make room");
+        error.hint = None;
+        let outcome = Outcome::Blocked(Failure { step: "provision.base_backup".into(), error });
+        let error = judge(Verb::Run, &outcome, &[], &Standing::InSync).unwrap_err();
+        assert_eq!(
+            (error.exit, error.message.as_str()),
+            (Exit::Stopped, "`provision.base_backup` cannot go on: no room")
+        );
+        assert_eq!(error.state.as_deref(), Some("the source serves reads and writes"));
+        assert!(error.hint.is_some_and(|hint| hint.contains("pgleap switchover")));
+    }
+}

@@ -1,0 +1,55 @@
+//! One file for each verb.
+
+mod canary;
+mod check;
+pub mod drive;
+mod finalize;
+mod journal;
+mod plan;
+mod report;
+mod resume;
+mod rollback;
+mod run;
+mod status;
+mod switchover;
+mod unwind;
+mod verify;
+mod watch;
+
+use crate::{
+    args::{Cli, Command},
+    errors::CommandError,
+    exit::Exit,
+    out::Out,
+    site::Site,
+};
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// Whatever kept it from being done, with its exit code.
+pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
+    if let Command::Canary(args) = cli.command {
+        return canary::run(args, out).await;
+    }
+    if let Command::Demo(args) = cli.command {
+        return crate::demo::run(args, out).await;
+    }
+    let site = Site::load(&cli.config)?;
+    match cli.command {
+        Command::Check => check::run(&site, out).await,
+        Command::Plan => plan::run(&site, out),
+        Command::Run => run::run(&site, out).await,
+        Command::Status => status::run(&site, out),
+        Command::Watch(args) => watch::run(&args, &site, out).await,
+        Command::Switchover => switchover::run(&site, out).await,
+        Command::Verify => verify::run(&site, out).await,
+        Command::Rollback => rollback::run(&site, out).await,
+        Command::Resume => resume::run(&site, out).await,
+        Command::Unwind => unwind::run(&site, out).await,
+        Command::Finalize => finalize::run(&site, out).await,
+        Command::Journal(args) => journal::run(&args, &site, out),
+        Command::Report(args) => report::run(&args, &site, out),
+        Command::Canary(_) | Command::Demo(_) => Ok(Exit::Usage),
+    }
+}

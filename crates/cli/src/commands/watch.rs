@@ -1,0 +1,196 @@
+//! `pgleap watch`: follows the upgrade, whoever runs it, from the journal and a look at replication.
+//!
+//! Looks once a second, reads only what is new in the journal, and keeps its connections: it must cost nothing.
+
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use pgleap_saga::{Journal, PlanState, Record, StepStatus};
+use pgleap_upgrade::{
+    Standing, World,
+    pg::Side,
+    replicate::health::{self, Health},
+};
+
+use super::status::View;
+use crate::{
+    args,
+    display::text,
+    errors::CommandError,
+    exit::Exit,
+    interrupt,
+    out::{Out, Paint},
+    site::{self, Site},
+};
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Without a terminal the lag is told at most once in so many looks.
+const LAG_EVERY: u32 = 5;
+
+pub(super) async fn run(args: &args::Watch, site: &Site, out: Out) -> Result<Exit, CommandError> {
+    let journal = site.read_begun()?;
+    let mut watcher = Watcher { site, journal, plans: Vec::new(), records: Vec::new(), world: None };
+    if args.once {
+        let (view, health) = watcher.look().await?;
+        match out.is_json() {
+            true => out.json(&object(&view, health.as_ref())),
+            false => out.data(&block(&view, health.as_ref(), out.data_paint())),
+        }
+        return Ok(Exit::Done);
+    }
+    let watched = out.story_is_watched() && !out.is_json();
+    let following = async { if watched { live(&mut watcher, out).await } else { lines(&mut watcher, out).await } };
+    match interrupt::unless_interrupted(following).await {
+        Some(ended) => ended.map(|()| Exit::Done),
+        // Nobody else is touched by the end of a watch.
+        None => Ok(Exit::Done),
+    }
+}
+
+struct Watcher<'a> {
+    site: &'a Site,
+    journal: Journal,
+    plans: Vec<PlanState>,
+    records: Vec<Record>,
+    world: Option<World>,
+}
+
+impl Watcher<'_> {
+    async fn look(&mut self) -> Result<(View, Option<Health>), CommandError> {
+        let after = self.records.last().map_or(0, |record| record.n);
+        let new = self.journal.records(after)?;
+        if !new.is_empty() {
+            self.records.extend(new);
+            self.plans = self.journal.plans()?;
+        }
+        let id = site::known_id(&self.journal)?;
+        let view = View::of(self.site, id.clone(), &self.plans, &self.records);
+        let health = match (serving(&view), id) {
+            (Some(from), Some(id)) => self.health(from, id).await,
+            _ => None,
+        };
+        Ok((view, health))
+    }
+
+    /// A side that cannot be asked is no reason to stop watching: the lag is then not known.
+    async fn health(&mut self, from: Side, id: String) -> Option<Health> {
+        if self.world.is_none() {
+            self.world = self.site.world(id).await.ok();
+        }
+        let world = self.world.as_ref()?;
+        let databases = site::source_facts(world, &self.journal).ok()??.databases;
+        health::look(world, from, &databases).await.ok()
+    }
+}
+
+/// Returns the side that others follow, once they do; not in a switchover, which is not disturbed by looks.
+fn serving(view: &View) -> Option<Side> {
+    match &view.standing {
+        Standing::InSync => Some(Side::Source),
+        Standing::SwitchedOver => Some(Side::Target),
+        Standing::Open { kind, unwinding: false, .. } if kind == "upgrade" => {
+            let steps = &view.plan.as_ref()?.steps;
+            let enabled = steps.iter().find(|step| step.name == "replicate.enable_subscriptions")?;
+            (enabled.status == StepStatus::Done).then_some(Side::Source)
+        }
+        _ => None,
+    }
+}
+
+fn lag(health: &Health) -> String {
+    let mut text =
+        format!("lag {}; the slots keep {}", text::bytes(health.lag_bytes), text::bytes(health.retained_bytes));
+    health.problems.iter().for_each(|problem| text.push_str(&format!("\n         {problem}")));
+    text
+}
+
+fn block(view: &View, health: Option<&Health>, paint: Paint) -> String {
+    let mut text = view.render(paint, Timestamp::now());
+    if let Some(health) = health {
+        text.push_str(&format!("\n{}     {}", paint.bold("lag:").as_str(), lag(health).trim_start_matches("lag ")));
+    }
+    text
+}
+
+fn object(view: &View, health: Option<&Health>) -> serde_json::Value {
+    let mut object = serde_json::json!(view);
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert("health".into(), serde_json::json!(health));
+        fields.insert("at".into(), serde_json::json!(Timestamp::now()));
+    }
+    object
+}
+
+/// Follows until the plan that was open closes; if none was, until there is nothing left to follow.
+fn is_over(view: &View, began_open: bool) -> bool {
+    match &view.standing {
+        Standing::Open { .. } => false,
+        Standing::Nothing | Standing::Finalized => true,
+        Standing::InSync | Standing::SwitchedOver => began_open,
+    }
+}
+
+async fn lines(watcher: &mut Watcher<'_>, out: Out) -> Result<(), CommandError> {
+    let (mut told, mut looks, mut began_open) = (String::new(), 0, None);
+    loop {
+        let (view, health) = watcher.look().await?;
+        let began_open = *began_open.get_or_insert(view.is_open());
+        if out.is_json() {
+            out.json(&object(&view, health.as_ref()));
+        } else {
+            let now = line(&view);
+            let changed = now != told;
+            let lag_is_due = health.is_some() && looks % LAG_EVERY == 0;
+            if changed || lag_is_due {
+                let lag = health.as_ref().map(|health| format!("  {}", lag(health))).unwrap_or_default();
+                out.data(&format!("{}  {now}{lag}", jiff::Zoned::now().strftime("%H:%M:%S")));
+                told = now;
+            }
+        }
+        if is_over(&view, began_open) {
+            return Ok(());
+        }
+        looks += 1;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Returns what changes are judged by: the step and how it stands, or the traffic.
+fn line(view: &View) -> String {
+    let step = view.plan.as_ref().filter(|_| view.is_open()).and_then(|plan| {
+        let at = plan.steps.iter().find(|step| step.status != StepStatus::Done)?;
+        Some(format!("{}  {:?}", at.name, at.status).to_lowercase())
+    });
+    let phase = if view.standing == Standing::InSync { "in sync" } else { view.phase };
+    format!("{phase}  {}", step.unwrap_or_else(|| view.traffic.clone()))
+}
+
+async fn live(watcher: &mut Watcher<'_>, out: Out) -> Result<(), CommandError> {
+    let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(2));
+    let mut rows: Vec<ProgressBar> = Vec::new();
+    let mut began_open = None;
+    loop {
+        let (view, health) = watcher.look().await?;
+        let began_open = *began_open.get_or_insert(view.is_open());
+        let text = block(&view, health.as_ref(), out.paint());
+        if is_over(&view, began_open) {
+            rows.iter().for_each(ProgressBar::finish_and_clear);
+            out.say(&text);
+            return Ok(());
+        }
+        let wanted: Vec<&str> = text.lines().collect();
+        while rows.len() < wanted.len() {
+            let row = screen.add(ProgressBar::new_spinner());
+            row.set_style(
+                ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
+            rows.push(row);
+        }
+        for (nth, row) in rows.iter().enumerate() {
+            row.set_message(wanted.get(nth).copied().unwrap_or_default().to_owned());
+            row.tick();
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,13 @@
+//! The program as its users meet it: exit code, stdout and stderr together, from the built binary.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod bed;
+mod canary;
+mod commands;
+mod docs;
+#[cfg(feature = "faults")]
+mod kills;
+mod reports;
+mod stops;
+mod usage;
