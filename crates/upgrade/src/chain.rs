@@ -6,7 +6,15 @@ use pgleap_saga::{
 };
 use serde::Serialize;
 
-use crate::{config::Config, finalize, pg::Side, provision, replicate, switchover, verify, world::World};
+use crate::{
+    config::Config,
+    finalize,
+    pg::Side,
+    provision,
+    replicate::{self, Watched},
+    switchover, verify,
+    world::World,
+};
 
 /// Where an upgrade stands, read from the journal alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -102,7 +110,7 @@ fn from_of(plan: &PlanState) -> Side {
     plan.params.get("from").cloned().and_then(|from| serde_json::from_value(from).ok()).unwrap_or(Side::Source)
 }
 
-/// Returns the plan that makes the target and brings it in sync.
+/// Returns the plan that makes the target and brings it in sync. What may take hours is watched: the slots are there.
 pub fn upgrade_plan(id: String, config: &Config) -> Plan<World> {
     let target = &config.target;
     let plan = Plan::new(id, "upgrade", serde_json::Value::Null)
@@ -111,24 +119,24 @@ pub fn upgrade_plan(id: String, config: &Config) -> Plan<World> {
         .then(replicate::CreatePublications)
         .then(replicate::CreateSlots);
     let plan = match &config.provider.standby {
-        Some(standby) => plan.then(provision::AdoptStandby { data_dir: standby.display().to_string() }),
-        None => plan.then(provision::BaseBackup),
+        Some(standby) => plan.then(Watched(provision::AdoptStandby { data_dir: standby.display().to_string() })),
+        None => plan.then(Watched(provision::BaseBackup)),
     };
     plan.then(provision::FixBoundary)
-        .then(provision::RecoverCopy)
+        .then(Watched(provision::RecoverCopy))
         .then(provision::ProveCopy)
         .then(provision::QuarantineCopy)
         .then(provision::InitTarget { major: target.version })
-        .then(provision::UpgradeCopy { major: target.version, transfer: config.provider.transfer })
+        .then(Watched(provision::UpgradeCopy { major: target.version, transfer: config.provider.transfer }))
         .then(provision::StartTarget { port: target.port })
         .then(provision::ProveTarget)
         .then(provision::UpdateExtensions)
         .then(replicate::CreateSubscriptions)
         .then(replicate::AdvanceOrigins)
         .then(replicate::EnableSubscriptions)
-        .then(replicate::Analyze)
+        .then(Watched(replicate::Analyze))
         .then(replicate::CatchUp { max_lag_bytes: config.budgets.max_lag_bytes })
-        .then(verify::CompareTables)
+        .then(Watched(verify::CompareTables))
 }
 
 /// What a command cannot do now.

@@ -23,6 +23,8 @@ pub struct Config {
     pub provider: SelfManaged,
     /// How clients are moved.
     pub route: Route,
+    /// Whom the fence lets pass.
+    pub fence: Fence,
     /// What may be spent: time, disk, lag.
     pub budgets: Budgets,
     /// Where the journal is kept.
@@ -127,6 +129,14 @@ impl fmt::Display for Pooler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
+}
+
+/// `[fence]`
+#[derive(Debug, Clone, Default)]
+pub struct Fence {
+    /// Superusers that may be connected at a switchover, by role or application name: no fence stops them, and they are
+    /// trusted not to write. Their sessions are ended all the same; the audit finds a write, not one that comes later.
+    pub tolerate: Vec<String>,
 }
 
 /// `[budgets]`
@@ -258,6 +268,10 @@ impl Config {
         }
         root.absorb(route);
 
+        let mut fence = root.optional_table("fence");
+        let fence_part = Fence { tolerate: fence.texts("tolerate") };
+        root.absorb(fence);
+
         let mut budgets = root.optional_table("budgets");
         let budgets_part = Budgets {
             write_pause: budgets.duration("write_pause", "2s", "50ms", "60s"),
@@ -277,6 +291,7 @@ impl Config {
             target: target_part,
             provider: provider_part,
             route: Route { poolers },
+            fence: fence_part,
             budgets: budgets_part,
             state_dir,
         };
@@ -307,6 +322,8 @@ mod tests {
         [[route.pgbouncer]]
         admin = "host=/run/pgbouncer port=6432 user=pgbouncer"
         ini = "/etc/pgbouncer/pgbouncer.ini"
+        [fence]
+        tolerate = ["exporter"]
         [budgets]
         write_pause = "500ms"
         max_lag = "4MiB"
@@ -325,6 +342,7 @@ mod tests {
         );
         assert_eq!(config.provider.work_dir, Path::new("/base/new/data.pgleap"));
         assert_eq!(config.route.poolers[0].host, "/run/pgbouncer");
+        assert_eq!(config.fence.tolerate, ["exporter"]);
         assert_eq!(config.budgets.write_pause, Duration::from_millis(500));
         assert_eq!(config.budgets.max_lag_bytes, 4 << 20);
         assert_eq!(config.budgets.slot_creation, Duration::from_secs(60));
@@ -346,6 +364,8 @@ mod tests {
             transfer = "teleport"
             [route]
             kind = "pgbouncer"
+            [fence]
+            tolerate = "everybody"
             [budgets]
             write_pause = "soon"
             max_lagg = "16MiB"
@@ -363,6 +383,7 @@ mod tests {
             "`provider.kind`",
             "`provider.transfer`",
             "`route.pgbouncer` is missing",
+            "`fence.tolerate` must be a list",
             "`budgets.write_pause`",
             "`budgets.max_lagg` is not a key; did you mean `max_lag`?",
         ] {

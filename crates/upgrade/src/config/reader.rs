@@ -133,7 +133,7 @@ impl Reader {
         self.texts(key).into_iter().map(|text| self.base.join(text)).collect()
     }
 
-    fn texts(&mut self, key: &'static str) -> Vec<String> {
+    pub fn texts(&mut self, key: &'static str) -> Vec<String> {
         match self.take(key) {
             None => Vec::new(),
             Some(Value::Array(items)) if items.iter().all(Value::is_str) => {

@@ -1,7 +1,7 @@
 //! Who may connect to a database: read, taken away, given back.
 //!
 //! Taking CONNECT away stops new logins of every role but superusers, and leaves subscriptions and standbys alone
-//! (`ALLOW_CONNECTIONS false` would shut out the apply worker). A read-only default is set beside it: no fence, only a
+//! (`ALLOW_CONNECTIONS false` would shut out the apply worker). Superusers pass: a switchover holds while one is there. A read-only default is set beside it: no fence, only a
 //! courtesy to sessions that ask.
 
 use serde::{Deserialize, Serialize};
@@ -105,15 +105,18 @@ pub fn is_blocked(all: &[Access]) -> bool {
 
 /// Client sessions in these databases that are not pgleap's own.
 const FOREIGN: &str = "
-    SELECT pid, usename::text, application_name, datname::text, coalesce(state, '') AS state
-      FROM pg_catalog.pg_stat_activity
-     WHERE datname = ANY($1::text[]) AND backend_type = 'client backend'
-       AND pid <> pg_catalog.pg_backend_pid() AND application_name <> $2";
+    SELECT a.pid, a.usename::text, a.application_name, a.datname::text, coalesce(a.state, ''),
+           coalesce(r.rolsuper, false)
+      FROM pg_catalog.pg_stat_activity AS a LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid
+     WHERE a.datname = ANY($1::text[]) AND a.backend_type = 'client backend'
+       AND a.pid <> pg_catalog.pg_backend_pid() AND a.application_name <> $2";
 
 const END_FOREIGN: &str = "
-    SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity
-     WHERE datname = ANY($1::text[]) AND backend_type = 'client backend'
-       AND pid <> pg_catalog.pg_backend_pid() AND application_name <> $2";
+    SELECT a.pid, a.usename::text, a.application_name, a.datname::text, coalesce(a.state, ''),
+           coalesce(r.rolsuper, false), pg_catalog.pg_terminate_backend(a.pid)
+      FROM pg_catalog.pg_stat_activity AS a LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid
+     WHERE a.datname = ANY($1::text[]) AND a.backend_type = 'client backend'
+       AND a.pid <> pg_catalog.pg_backend_pid() AND a.application_name <> $2";
 
 /// A client session that is not pgleap's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,16 +131,35 @@ pub struct Foreign {
     pub database: String,
     /// `active`, `idle`, `idle in transaction` …
     pub state: String,
+    /// Its role is a superuser, whom no fence stops.
+    pub superuser: bool,
+}
+
+impl Foreign {
+    /// Whether it could write past the fence: a superuser that `tolerated` names neither by role nor by application.
+    pub fn passes_fence(&self, tolerated: &[String]) -> bool {
+        let named = |name: &String| Some(name) == self.role.as_ref() || *name == self.application;
+        self.superuser && !tolerated.iter().any(named)
+    }
+
+    fn read(row: &tokio_postgres::Row) -> Self {
+        Self {
+            pid: row.get(0),
+            role: row.get(1),
+            application: row.get(2),
+            database: row.get(3),
+            state: row.get(4),
+            superuser: row.get(5),
+        }
+    }
 }
 
 impl std::fmt::Display for Foreign {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { pid, role, application, database, state } = self;
-        write!(
-            f,
-            "pid {pid} (role `{}`, `{application}`, database `{database}`, {state})",
-            role.as_deref().unwrap_or("?")
-        )
+        let Self { pid, role, application, database, state, superuser } = self;
+        let kind = if *superuser { "superuser" } else { "role" };
+        let role = role.as_deref().unwrap_or("?");
+        write!(f, "pid {pid} ({kind} `{role}`, `{application}`, database `{database}`, {state})")
     }
 }
 
@@ -146,23 +168,15 @@ impl std::fmt::Display for Foreign {
 /// # Errors
 /// [`PgError`].
 pub async fn foreign(session: &Session, databases: &[String], own: &str) -> Result<Vec<Foreign>, PgError> {
-    let rows = session.query(FOREIGN, &[&databases, &own]).await?;
-    let read = |row: &tokio_postgres::Row| Foreign {
-        pid: row.get(0),
-        role: row.get(1),
-        application: row.get(2),
-        database: row.get(3),
-        state: row.get(4),
-    };
-    Ok(rows.iter().map(read).collect())
+    Ok(session.query(FOREIGN, &[&databases, &own]).await?.iter().map(Foreign::read).collect())
 }
 
-/// Ends the client sessions in `databases` other than pgleap's own; returns how many were told to go.
+/// Ends the client sessions in `databases` other than pgleap's own; returns those that were told to go.
 ///
 /// # Errors
 /// [`PgError`].
-pub async fn end_foreign(session: &Session, databases: &[String], own: &str) -> Result<i64, PgError> {
-    Ok(session.query_one(END_FOREIGN, &[&databases, &own]).await?.get(0))
+pub async fn end_foreign(session: &Session, databases: &[String], own: &str) -> Result<Vec<Foreign>, PgError> {
+    Ok(session.query(END_FOREIGN, &[&databases, &own]).await?.iter().map(Foreign::read).collect())
 }
 
 /// Prepares the statements of [`foreign`] and [`end_foreign`].

@@ -7,13 +7,17 @@ const CONNECTED: &str = "
     SELECT a.usename::text, count(*), pg_catalog.string_agg(DISTINCT nullif(a.application_name, ''), ', ')
       FROM pg_catalog.pg_stat_activity AS a JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid
      WHERE r.rolsuper AND a.backend_type = 'client backend' AND a.datname = ANY($1::text[])
-       AND a.application_name <> $2 AND a.pid <> pg_catalog.pg_backend_pid()
+       AND a.application_name <> $2 AND a.application_name <> ALL($3::text[]) AND a.usename <> ALL($3::text[])
+       AND a.pid <> pg_catalog.pg_backend_pid()
      GROUP BY 1 ORDER BY 1";
 
 /// Reads `pg_stat_activity`. The fence takes the right to connect away, and superusers need none: they can write to the
-/// source past the switchover. The audit finds such a write, and holds; better they are known before.
+/// source past the switchover. So the switchover holds while one is there; better they are known before.
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
-    let rows = source.session.query(CONNECTED, &[&source.names(), &world.source.application_name]).await?;
+    let rows = source
+        .session
+        .query(CONNECTED, &[&source.names(), &world.source.application_name, &world.config.fence.tolerate])
+        .await?;
     let finding = |row: &tokio_postgres::Row| {
         let (role, count): (&str, i64) = (row.get(0), row.get(1));
         let applications = row.get::<_, Option<&str>>(2).map(|names| format!(" ({names})")).unwrap_or_default();
@@ -22,7 +26,10 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
             "client.superuser",
             format!("superuser `{role}` has {count} {sessions} in these databases{applications}"),
         )
-        .because("the fence does not stop superusers: applications should have roles of their own")
+        .because("the fence does not stop superusers, so a switchover holds while one is connected")
+        .fix(
+            "give applications roles of their own; name under `fence.tolerate` who never writes, a monitor for example",
+        )
     };
     Ok(rows.iter().map(finding).collect())
 }

@@ -6,7 +6,10 @@ use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::health::{self, Health};
+use super::{
+    health::{self, Health},
+    watched::check_retained,
+};
 use crate::{
     pg::{Lsn, Side, marker},
     provision::PrepareDatabases,
@@ -147,7 +150,7 @@ impl Step<World> for CatchUp {
             let arrived = round_trip(world, Side::Source, &databases, ROUND_TRIP).await?;
             let health = health::look(world, Side::Source, &databases).await?;
             // before the problems, of which it is one: here it takes the upgrade back
-            check_retained(world, &health)?;
+            check_retained(world, health.retained_bytes)?;
             if let Some(problem) = health.problems.first() {
                 return Err(StepError::blocked("replication has stopped", "remove the cause, then `pgleap resume`")
                     .because(problem.clone()));
@@ -180,18 +183,6 @@ impl Step<World> for CatchUp {
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
         Ok(())
     }
-}
-
-/// A slot may never fill the source's disk.
-fn check_retained(world: &World, health: &Health) -> Result<(), StepError> {
-    let budget = world.config.budgets.retained_wal_bytes;
-    if health.retained_bytes <= budget {
-        return Ok(());
-    }
-    Err(StepError::fatal(
-        format!("the slots keep {} bytes of WAL on the source, the budget is {budget}", health.retained_bytes),
-        "raise `budgets.retained_wal` if its disk has the room, then `pgleap run`",
-    ))
 }
 
 #[cfg(test)]

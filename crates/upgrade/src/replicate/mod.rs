@@ -10,6 +10,7 @@ pub mod enable;
 pub mod health;
 pub mod slot;
 pub mod subscription;
+pub mod watched;
 
 pub use advance_origins::AdvanceOrigins;
 pub use analyze::Analyze;
@@ -18,3 +19,4 @@ pub use create_publications::CreatePublications;
 pub use create_slots::CreateSlots;
 pub use create_subscriptions::CreateSubscriptions;
 pub use enable::EnableSubscriptions;
+pub use watched::Watched;

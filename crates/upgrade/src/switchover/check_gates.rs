@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
-use super::hot::{databases, entries_leading_to};
+use super::{
+    fence::SUPERUSER_HINT,
+    hot::{databases, entries_leading_to},
+};
 use crate::{
-    pg::Side,
+    pg::{Side, access},
     replicate::{catch_up::round_trip, health},
     world::{Cx, World},
 };
 
-/// Looks at lag, open transactions, prepared transactions, poolers and roles. Unknown means hold.
+/// Looks at lag, open transactions, prepared transactions, superusers, poolers and roles. Unknown means hold.
 pub struct CheckGates {
     /// The side that serves.
     pub from: Side,
@@ -74,6 +77,11 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     let pause_s = budgets.write_pause.as_secs_f64();
     for row in session.query(OPEN_TOO_LONG, &[&names, &world.source.application_name, &pause_s]).await? {
         reasons.push(format!("{}: the pause would wait for it", row.get::<_, String>(0)));
+    }
+    for client in access::foreign(&session, &names, &world.source.application_name).await? {
+        if client.passes_fence(&world.config.fence.tolerate) {
+            reasons.push(format!("{client} passes every fence: {SUPERUSER_HINT}"));
+        }
     }
     for row in session.query(PREPARED, &[&names]).await? {
         reasons.push(row.get(0));

@@ -6,12 +6,15 @@
 
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use pgleap_saga::{StepError, fault_point};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::hot::{Hot, HotDatabase, databases};
+use super::{
+    fence::refuse_superusers,
+    hot::{Hot, HotDatabase, databases},
+};
 use crate::{
     pg::{PgError, Session, Side, access, decode, marker, marker::Marker},
     provision::fix_boundary::parse_lsn,
@@ -120,21 +123,21 @@ pub async fn drain(cx: &Cx<'_>, hot: &Hot, from: Side, deadline: Instant) -> Res
     let before = snapshot(&hot.from).await?;
     let markers = markers(hot, from, deadline).await?;
     fault_point!("switchover.carry_over.after_arrival");
-    let after = snapshot(&hot.from).await?;
+    // one after the other on one session: who is seen here was there when the ids were looked at, or came later
+    let (_, names) = databases(cx)?;
+    let own = &cx.world.source.application_name;
+    let sessions = async { Ok(access::foreign(&hot.from, &names, own).await?) };
+    let (after, left) = try_join(snapshot(&hot.from), sessions).await?;
+    refuse_superusers(cx.world, from, &left)?;
     if is_silent(before, &markers, after) {
         return Ok(Audit::Silence);
     }
-    let (_, names) = databases(cx)?;
-    let left = access::foreign(&hot.from, &names, &cx.world.source.application_name).await?;
-    if let Some(session) = left.first() {
-        return Err(StepError::fatal(
-            format!("somebody passed the fence of the {from}"),
-            "give it a role that is no superuser, then try again",
-        )
-        .because(session.to_string()));
+    if let Some(session) = left.iter().find(|session| !session.superuser) {
+        return Err(StepError::fatal(format!("somebody passed the fence of the {from}"), "end it, then try again")
+            .because(session.to_string()));
     }
     // decoding shows what has committed: what may still commit must not be there
-    if let Some(row) = hot.from.query_opt(STILL_OPEN, &[&names, &cx.world.source.application_name]).await? {
+    if let Some(row) = hot.from.query_opt(STILL_OPEN, &[&names, own]).await? {
         return Err(StepError::fatal(format!("a transaction is still open on the {from}"), "end it, then try again")
             .because(row.get::<_, String>(0)));
     }

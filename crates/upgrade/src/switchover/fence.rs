@@ -11,14 +11,17 @@ use super::{
     save_access::SaveAccess,
 };
 use crate::{
-    pg::{Side, access},
+    pg::{
+        Side,
+        access::{self, Foreign},
+    },
     world::{Cx, World},
 };
 
 /// Takes away the right to connect while the pools drain, ends what is still connected, and looks that nobody came back.
 ///
 /// A read-only default alone is no fence: any role may begin a transaction READ WRITE, and one that was open before may
-/// still commit. Superusers pass it all; if one comes back, the switchover is taken back.
+/// still commit. Superusers pass it all: if one was there, the switchover is taken back.
 pub struct Fence {
     /// The side that serves.
     pub from: Side,
@@ -27,6 +30,26 @@ pub struct Fence {
 /// Somebody who changes these databases' rights at the same time must not use the pause up.
 const LOCK_MS: u32 = 300;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+fn list(sessions: &[Foreign]) -> String {
+    sessions.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Refuses a pause in which superusers were seen: where one was, it may be again, and write when nobody looks any more.
+///
+/// # Errors
+/// Fatal, naming them.
+pub fn refuse_superusers(world: &World, from: Side, sessions: &[Foreign]) -> Result<(), StepError> {
+    let tolerated = &world.config.fence.tolerate;
+    let passing: Vec<_> = sessions.iter().filter(|session| session.passes_fence(tolerated)).cloned().collect();
+    if passing.is_empty() {
+        return Ok(());
+    }
+    Err(StepError::fatal(format!("superusers pass the fence of the {from}"), SUPERUSER_HINT).because(list(&passing)))
+}
+
+/// What to do about a superuser's session.
+pub const SUPERUSER_HINT: &str = "give it a role that is no superuser, or end it; or name it under `fence.tolerate` if it never writes; then try again";
 
 impl Step<World> for Fence {
     type Output = ();
@@ -59,17 +82,18 @@ impl Step<World> for Fence {
         try_join(block, world.route.drained(&entries, deadline)).await?;
         fault_point!("switchover.fence.after_block");
         loop {
-            if access::end_foreign(&session, &names, own).await? == 0 {
+            let ended = access::end_foreign(&session, &names, own).await?;
+            refuse_superusers(world, self.from, &ended)?;
+            // a superuser that is tolerated may be back at once; the audit looks whether it wrote
+            if ended.iter().all(|session| session.superuser) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                let left = access::foreign(&session, &names, own).await?;
-                let left: Vec<_> = left.iter().map(ToString::to_string).collect();
                 return Err(StepError::fatal(
                     format!("the {} cannot be fenced: sessions stay or come back", self.from),
-                    "end what is named; a superuser passes every fence: give the application another role",
+                    "end what is named, then try again",
                 )
-                .because(left.join("; ")));
+                .because(list(&ended)));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

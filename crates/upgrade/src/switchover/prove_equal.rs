@@ -1,6 +1,5 @@
 //! Proves that both sides held the same rows at the moment of the switchover.
 
-use futures::{StreamExt, TryStreamExt, stream};
 use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +7,7 @@ use super::hot::{Hot, HotDatabase, databases as hot_databases};
 use crate::{
     pg::Side,
     verify::{
-        compare::{TableResult, exact, result},
+        compare::{TableResult, exact},
         converge::{Comparison, compare_all, refuse_differences},
         fingerprint::tables,
     },
@@ -40,12 +39,11 @@ fn refuse(comparison: &Comparison, serving: Side) -> Result<(), StepError> {
 }
 
 async fn prove(cx: &Cx<'_>, hot: &HotDatabase) -> Result<Vec<TableResult>, StepError> {
-    let all = tables(&hot.proof_from, &cx.world.publication()).await?;
+    let all = tables(&hot.proof_from, &hot.proof_to, &cx.world.publication()).await?;
     let total = all.len() as u64;
     let mut results = Vec::new();
     for table in &all {
-        let (pair, status) = exact(&hot.proof_from, &hot.proof_to, table).await?;
-        results.push(result(&hot.database.name, table, &pair, status));
+        results.push(exact(&hot.database.name, &hot.proof_from, &hot.proof_to, table).await?);
         cx.progress(Progress {
             text: format!("proving database `{}` equal", hot.database.name),
             done: Some(results.len() as u64),
@@ -82,9 +80,11 @@ impl Step<World> for ProveEqual {
             refuse(&comparison, to)?;
             return Ok(Proven { comparison: None });
         };
-        let proofs: Vec<_> = databases.iter().map(|hot| prove(cx, hot)).collect();
-        let results: Vec<Vec<TableResult>> = stream::iter(proofs).buffer_unordered(2).try_collect().await?;
-        let mut comparison = Comparison { tables: results.into_iter().flatten().collect() };
+        let mut tables = Vec::new();
+        for hot in &databases {
+            tables.extend(prove(cx, hot).await?);
+        }
+        let mut comparison = Comparison { tables };
         comparison.tables.sort_by(|a, b| (&a.database, &a.table).cmp(&(&b.database, &b.table)));
         refuse(&comparison, self.from.other())?;
         cx.note(format!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::fingerprint::{self, Fingerprint, Method, Table, differing, has_no_hash, rows, take};
+use super::fingerprint::{Fingerprint, Method, Table, differing, rows, take};
 use crate::pg::{PgError, Session, Side, marker};
 
 /// What a comparison found.
@@ -85,21 +85,20 @@ impl Before<'_> {
     }
 }
 
-/// Returns both sides' fingerprints, the second's taken after `before` has happened.
+/// Returns both sides' fingerprints, in all parts or only in some; the second's is taken after `before` has happened.
 ///
 /// # Errors
-/// [`PgError`]; [`has_no_hash`] tells that the method does not fit the table.
+/// [`PgError`].
 pub async fn pair(
     first: &Session,
     second: &Session,
     table: &Table,
-    method: Method,
+    only: Option<&[i32]>,
     before: Before<'_>,
 ) -> Result<Pair, PgError> {
-    let buckets = table.buckets();
-    let source = take(first, table, method, buckets).await?;
+    let source = take(first, table, only).await?;
     before.happened().await?;
-    Ok(Pair { source, target: take(second, table, method, buckets).await? })
+    Ok(Pair { source, target: take(second, table, only).await? })
 }
 
 /// Compares a table in two snapshots that must be equal.
@@ -109,24 +108,21 @@ pub async fn pair(
 ///
 /// # Errors
 /// [`PgError`].
-pub async fn exact(first: &Session, second: &Session, table: &Table) -> Result<(Pair, Status), PgError> {
-    // a statement that fails would end the snapshots' transactions
-    first.batch("SAVEPOINT record").await?;
-    second.batch("SAVEPOINT record").await?;
-    match pair(first, second, table, Method::Record, Before::Nothing).await {
-        Ok(pair) if judge(Some(&pair), &pair) == Status::Equal => return Ok((pair, Status::Equal)),
-        Err(error) if !has_no_hash(&error) => return Err(error),
-        _ => {}
+pub async fn exact(database: &str, first: &Session, second: &Session, table: &Table) -> Result<TableResult, PgError> {
+    let look = async |table: &Table| -> Result<(Pair, Status), PgError> {
+        let pair = pair(first, second, table, None, Before::Nothing).await?;
+        let status = judge(Some(&pair), &pair, table.buckets());
+        Ok((pair, status))
+    };
+    let (mut pair, mut status) = look(table).await?;
+    if status != Status::Equal && table.method == Method::Record {
+        (pair, status) = look(&Table { method: Method::Text, ..table.clone() }).await?;
     }
-    first.batch("ROLLBACK TO SAVEPOINT record").await?;
-    second.batch("ROLLBACK TO SAVEPOINT record").await?;
-    let pair = pair(first, second, table, Method::Text, Before::Nothing).await?;
-    let status = judge(Some(&pair), &pair);
-    Ok((pair, status))
+    Ok(result(database, table, rows(&pair.source), status))
 }
 
-/// Judges a table by its latest two comparisons: a part whose source stood still and still differs is a difference.
-pub fn judge(earlier: Option<&Pair>, latest: &Pair) -> Status {
+/// Judges a table of `of` parts by the latest two comparisons of some: a part whose source stood still and still differs is a difference.
+pub fn judge(earlier: Option<&Pair>, latest: &Pair, of: i32) -> Status {
     let parts = differing(&latest.source, &latest.target);
     if parts.is_empty() {
         return Status::Equal;
@@ -138,16 +134,15 @@ pub fn judge(earlier: Option<&Pair>, latest: &Pair) -> Status {
     };
     let still: Vec<_> = parts.iter().filter(stood_still).collect();
     if still.is_empty() {
-        let of = latest.source.keys().chain(latest.target.keys()).collect::<std::collections::BTreeSet<_>>().len();
-        return Status::Moving { parts: parts.len(), of };
+        return Status::Moving { parts: parts.len(), of: usize::try_from(of).unwrap_or_default() };
     }
     let count = |side: &Fingerprint| still.iter().filter_map(|part| side.get(part)).map(|bucket| bucket.rows).sum();
     Status::Different { source_rows: count(&latest.source), target_rows: count(&latest.target), parts: still.len() }
 }
 
 /// Makes a result.
-pub fn result(database: &str, table: &fingerprint::Table, pair: &Pair, status: Status) -> TableResult {
-    TableResult { database: database.to_owned(), table: table.to_string(), rows: rows(&pair.source), status }
+pub fn result(database: &str, table: &Table, rows: i64, status: Status) -> TableResult {
+    TableResult { database: database.to_owned(), table: table.to_string(), rows, status }
 }
 
 #[cfg(test)]
@@ -161,20 +156,20 @@ mod tests {
     #[test]
     fn part_that_stood_still_and_differs_twice_is_a_difference() {
         let pair = Pair { source: side(&[(0, 5, "1"), (1, 3, "9")]), target: side(&[(0, 4, "1"), (1, 3, "9")]) };
-        assert_eq!(judge(Some(&pair), &pair), Status::Different { source_rows: 5, target_rows: 4, parts: 1 });
-        assert_eq!(judge(None, &pair), Status::Moving { parts: 1, of: 2 });
+        assert_eq!(judge(Some(&pair), &pair, 2), Status::Different { source_rows: 5, target_rows: 4, parts: 1 });
+        assert_eq!(judge(None, &pair, 2), Status::Moving { parts: 1, of: 2 });
     }
 
     #[test]
     fn part_that_was_written_to_between_two_looks_is_moving() {
         let earlier = Pair { source: side(&[(0, 5, "1")]), target: side(&[(0, 4, "1")]) };
         let latest = Pair { source: side(&[(0, 6, "2")]), target: side(&[(0, 5, "1")]) };
-        assert_eq!(judge(Some(&earlier), &latest), Status::Moving { parts: 1, of: 1 });
+        assert_eq!(judge(Some(&earlier), &latest, 8), Status::Moving { parts: 1, of: 8 });
     }
 
     #[test]
     fn snapshots_that_must_be_equal_are_judged_at_once() {
         let pair = Pair { source: side(&[(0, 5, "1")]), target: side(&[(0, 5, "2")]) };
-        assert!(matches!(judge(Some(&pair), &pair), Status::Different { .. }));
+        assert!(matches!(judge(Some(&pair), &pair, 2), Status::Different { .. }));
     }
 }

@@ -1,18 +1,15 @@
 //! Compares every table while writes go on: what differs is looked at again once the target is past the source's snapshot.
 
-use std::{
-    collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::collections::HashMap;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::try_join;
 use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
     compare::{Before, Pair, Status, TableResult, judge, pair, result},
-    fingerprint::{Method, PINNED, Table, has_no_hash, tables},
+    fingerprint::{Method, PINNED, Table, UNHURRIED, differing, rows, tables},
 };
 use crate::{
     pg::{PgError, Session, Side},
@@ -51,8 +48,6 @@ impl Comparison {
 
 /// How often a table that differs is looked at before it counts as moving.
 const ROUNDS: usize = 4;
-/// Tables compared side by side: enough to use two sides' cores, few enough to leave the source its own.
-const SIDE_BY_SIDE: usize = 2;
 
 /// Opens a session in which a row's text is the same on every major.
 ///
@@ -60,7 +55,7 @@ const SIDE_BY_SIDE: usize = 2;
 /// [`PgError`].
 pub async fn reading_session(world: &World, side: Side, database: &str) -> Result<Session, PgError> {
     let session = world.cluster(side).open(database, world.config.budgets.verify).await?;
-    session.batch(PINNED).await?;
+    session.batch(&format!("{PINNED} {UNHURRIED}")).await?;
     Ok(session)
 }
 
@@ -72,29 +67,26 @@ pub async fn compare_all(cx: &Cx<'_>, from: Side, databases: &[Database]) -> Res
     let started = Instant::now();
     let mut all = Comparison::default();
     for database in databases {
-        let lister = cx.world.cluster(from).db(&database.name).await?;
-        let tables = tables(&lister, &cx.world.publication()).await?;
-        let total = tables.len() as u64;
-        let done = AtomicU64::new(0);
-        let mut comparisons = Vec::new();
-        for table in &tables {
-            comparisons.push(async {
-                let result = compare_one(cx.world, from, database, table).await;
-                let health = health::look(cx.world, from, databases).await?;
-                #[expect(clippy::cast_precision_loss, reason = "a chart's value")]
-                cx.sample("lag_bytes", health.lag_bytes as f64);
-                cx.progress(Progress {
-                    text: format!("comparing database `{}`", database.name),
-                    done: Some(done.fetch_add(1, Ordering::Relaxed) + 1),
-                    total: Some(total),
-                    unit: "tables",
-                    ..Progress::default()
-                });
-                result
+        let (writer, follower) = try_join(
+            reading_session(cx.world, from, &database.name),
+            reading_session(cx.world, from.other(), &database.name),
+        )
+        .await?;
+        let tables = tables(&writer, &follower, &cx.world.publication()).await?;
+        // one after the other, and each side in its turn: clients need the servers more
+        for (done, table) in tables.iter().enumerate() {
+            all.tables.push(compare_one(&database.name, from, &writer, &follower, table).await?);
+            let health = health::look(cx.world, from, databases).await?;
+            #[expect(clippy::cast_precision_loss, reason = "a chart's value")]
+            cx.sample("lag_bytes", health.lag_bytes as f64);
+            cx.progress(Progress {
+                text: format!("comparing database `{}`", database.name),
+                done: Some(done as u64 + 1),
+                total: Some(tables.len() as u64),
+                unit: "tables",
+                ..Progress::default()
             });
         }
-        let results: Vec<TableResult> = stream::iter(comparisons).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
-        all.tables.extend(results);
     }
     all.tables.sort_by(|a, b| (&a.database, &a.table).cmp(&(&b.database, &b.table)));
     let (equal, moving) = all.counts();
@@ -108,31 +100,33 @@ pub async fn compare_all(cx: &Cx<'_>, from: Side, databases: &[Database]) -> Res
     Ok(all)
 }
 
-async fn compare_one(world: &World, from: Side, database: &Database, table: &Table) -> Result<TableResult, StepError> {
-    let writer = reading_session(world, from, &database.name).await?;
-    let follower = reading_session(world, from.other(), &database.name).await?;
-    let arrival = Before::Arrival { from, writer: &writer, follower: &follower };
+async fn compare_one(
+    database: &str,
+    from: Side,
+    writer: &Session,
+    follower: &Session,
+    table: &Table,
+) -> Result<TableResult, PgError> {
+    let arrival = Before::Arrival { from, writer, follower };
+    let mut table = table.clone();
+    let mut latest = pair(writer, follower, &table, None, arrival).await?;
+    let counted = rows(&latest.source);
     let mut earlier: Option<Pair> = None;
-    let mut method = Method::Record;
     let mut round = 1;
     loop {
-        let latest = match pair(&writer, &follower, table, method, arrival).await {
-            Err(error) if method == Method::Record && has_no_hash(&error) => {
-                method = Method::Text;
-                continue;
-            }
-            other => other?,
-        };
-        match judge(earlier.as_ref(), &latest) {
+        match judge(earlier.as_ref(), &latest, table.buckets()) {
             Status::Moving { .. } if round < ROUNDS => {
-                earlier = Some(latest);
+                let parts = differing(&latest.source, &latest.target);
+                let again = pair(writer, follower, &table, Some(&parts), arrival).await?;
+                earlier = Some(std::mem::replace(&mut latest, again));
                 round += 1;
             }
             // a type may hash differently between two majors: its text decides
-            Status::Different { .. } if method == Method::Record => {
-                (method, earlier, round) = (Method::Text, None, 1);
+            Status::Different { .. } if table.method == Method::Record => {
+                table.method = Method::Text;
+                (latest, earlier, round) = (pair(writer, follower, &table, None, arrival).await?, None, 1);
             }
-            status => return Ok(result(&database.name, table, &latest, status)),
+            status => return Ok(result(database, &table, counted, status)),
         }
     }
 }

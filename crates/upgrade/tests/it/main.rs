@@ -14,3 +14,4 @@ mod standby;
 mod steps;
 mod survive;
 mod unwind;
+mod verify;

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use pgleap_lab::Lab;
 use pgleap_saga::EventSink;
 use pgleap_upgrade::{
     Chain, Standing,
@@ -25,14 +26,6 @@ use crate::{
 };
 
 const LOAD: Load = Load { clients: 3, rate: 60.0, application: 1 };
-
-async fn in_sync(name: &str, write_pause: &str) -> Rig {
-    let mut spec = small(15, 18, name);
-    spec.write_pause = write_pause.to_owned();
-    let rig = Rig::start_with(spec, LOAD).await;
-    assert_done(rig.chain().run().await);
-    rig
-}
 
 async fn pid(client: &Client) -> i32 {
     client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
@@ -97,6 +90,37 @@ async fn held_by_an_old_transaction(rig: &Rig, before: &[String]) {
     assert_eq!(beyond, 0, "the gates come before everything else");
     assert!(records.iter().any(|r| r.step.as_deref() == Some(step_name::<CheckGates>())));
     shopper.batch_execute("COMMIT").await.unwrap();
+    assert_untouched(rig, before).await;
+}
+
+/// A superuser that does nothing is enough: it could write when nobody looks any more.
+async fn held_by_a_superuser(rig: &Rig, before: &[String]) {
+    let mut config = rig.lab.directly(rig.lab.source_port, "shop");
+    let idle = client(config.application_name("night shift")).await;
+    let error = assert_unwound(rig.chain().switchover().await);
+    assert!(error.message.contains("switchover held"), "{error}");
+    let named = format!("pid {} (superuser `pgleap`, `night shift`, database `shop`, idle)", pid(&idle).await);
+    assert!(error.to_string().contains(&named), "{error}");
+    assert!(error.to_string().contains("fence.tolerate"), "{error}");
+    drop(idle);
+    assert_untouched(rig, before).await;
+}
+
+/// Comes after the gates and does not write: the fence ends it, and still the pause is taken back.
+async fn called_off_by_a_late_superuser(rig: &Rig, before: &[String]) {
+    let sink = EventSink::new();
+    let mut events = sink.subscribe();
+    let mut config = rig.lab.directly(rig.lab.source_port, "shop");
+    config.application_name("late");
+    let late = tokio::spawn(async move {
+        assert!(event(&mut events, began::<WarmUp>).await);
+        client(&config).await
+    });
+    let chain = Chain::new(&rig.world, &rig.journal, sink, rig.stop.clone());
+    let error = assert_unwound(chain.switchover().await).to_string();
+    assert!(error.contains("superusers pass the fence of the source"), "{error}");
+    assert!(error.contains("(superuser `pgleap`, `late`"), "{error}");
+    assert!(late.await.unwrap().is_closed(), "its session was ended");
     assert_untouched(rig, before).await;
 }
 
@@ -169,22 +193,29 @@ async fn beaten_by_superusers(rig: &Rig, before: &[String]) {
     for superuser in superusers {
         superuser.await.unwrap();
     }
-    // who is there when somebody looks is named; who has left by then, by the transaction that was left behind
-    let error = error.to_string();
-    let named = ["`nightly batch`", "past the fence", "budget"];
-    assert!(named.iter().any(|words| error.contains(words)), "{error}");
+    assert!(error.to_string().contains("(superuser `pgleap`, `nightly batch`, database `shop`"), "{error}");
     assert_untouched(rig, before).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_switchovers_leave_everything_as_it_was_and_the_next_one_works() {
-    let rig = in_sync("refuse", "1s").await;
+    let mut spec = small(15, 18, "refuse");
+    spec.write_pause = "1s".into();
+    let lab = Lab::start(spec).await.unwrap();
+    let config = lab.config_text() + "[fence]\ntolerate = [\"exporter\"]\n";
+    let rig = Rig::over(lab, &config, LOAD).await;
+    assert_done(rig.chain().run().await);
     let _guard = guard(&rig.lab);
     let before = as_found(&rig.lab).await;
     held_by_an_old_transaction(&rig, &before).await;
+    held_by_a_superuser(&rig, &before).await;
     over_the_write_budget(&rig, &before).await;
+    called_off_by_a_late_superuser(&rig, &before).await;
     beaten_by_superusers(&rig, &before).await;
+    let mut config = rig.lab.directly(rig.lab.source_port, "shop");
+    let tolerated = client(config.application_name("exporter")).await;
     assert_done(rig.chain().switchover().await);
+    assert!(tolerated.is_closed(), "who is tolerated is ended all the same");
     let port = rig.lab.target_port;
     let (lab, verdict) = rig.verdict(port).await;
     verdict.assert_clean();

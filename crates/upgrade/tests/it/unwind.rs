@@ -1,10 +1,13 @@
 //! Unwinding: the source is left as it was found, and the upgrade can begin again.
 
 use pgleap_lab::Lab;
-use pgleap_upgrade::Standing;
+use pgleap_saga::{EventSink, Step};
+use pgleap_upgrade::{Chain, Standing, provision::BaseBackup, replicate::CatchUp};
 
 use crate::{
-    bed::{Bed, as_found, ask, assert_as_found, assert_standing, assert_unwound, client, end, guard, small},
+    bed::{
+        Bed, as_found, ask, assert_as_found, assert_standing, assert_unwound, began, client, end, event, guard, small,
+    },
     rig::{Load, Rig, assert_done},
 };
 
@@ -45,6 +48,30 @@ async fn failure_in_the_middle_and_unwinding_in_sync_leave_the_source_as_it_was_
     assert_done(bed.chain().run().await);
     assert_ne!(before, as_found(&bed.lab).await, "an upgrade in sync must show, or this test sees nothing");
     assert_unwound(bed.chain().unwind("changed our minds").await);
+    assert_as_found(&before, &as_found(&bed.lab).await);
+    assert_directories_gone(&bed.lab);
+    end(bed.lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_keep_more_than_the_budget_are_given_up_while_the_copy_is_made() {
+    let bed = Bed::start_with(small(15, 18, "kept"), "retained_wal = \"4MiB\"\n").await;
+    let _guard = guard(&bed.lab);
+    let before = as_found(&bed.lab).await;
+    let sink = EventSink::new();
+    let mut events = sink.subscribe();
+    let config = bed.lab.directly(bed.lab.source_port, "shop");
+    let writer = tokio::spawn(async move {
+        assert!(event(&mut events, began::<BaseBackup>).await);
+        let sql = "SELECT pg_logical_emit_message(false, 'test', repeat('x', 8388608))";
+        client(&config).await.batch_execute(sql).await.unwrap();
+    });
+    let chain = Chain::new(&bed.world, &bed.journal, sink, bed.stop.clone());
+    let cause = assert_unwound(chain.run().await).to_string();
+    writer.await.unwrap();
+    assert!(cause.contains("the slots keep") && cause.contains("the budget is 4194304"), "{cause}");
+    let records = bed.journal.records(0).unwrap();
+    assert!(records.iter().all(|r| r.step.as_deref() != Some(CatchUp::NAME.0)), "it was found out before catching up");
     assert_as_found(&before, &as_found(&bed.lab).await);
     assert_directories_gone(&bed.lab);
     end(bed.lab).await;

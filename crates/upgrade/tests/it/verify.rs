@@ -1,0 +1,67 @@
+//! How tables are compared, against what the servers say themselves.
+
+use pgleap_upgrade::verify::fingerprint::{Method, tables};
+
+use crate::bed::{Bed, ask, client, end, guard, small};
+
+/// A table for each type that a column can have, its arrays and ranges too, and some made of them; each has one empty row.
+const TABLE_OF_EACH_TYPE: &str = r#"
+    CREATE TYPE plain_pair AS (a int, b text);
+    CREATE TYPE odd_pair AS (a int, b json);
+    CREATE TYPE weather AS ENUM ('calm');
+    CREATE TYPE of_times AS RANGE (subtype = time);
+    CREATE DOMAIN odd_domain AS odd_pair[];
+    CREATE DOMAIN plain_domain AS plain_pair[];
+    CREATE SCHEMA one;
+    DO $$
+    DECLARE t record;
+    BEGIN
+        FOR t IN SELECT oid, format_type(oid, NULL) AS name FROM pg_type
+                  WHERE typtype <> 'p' AND typisdefined AND typname !~ '^_?(any|cstring)'
+                    AND oid NOT IN (SELECT reltype FROM pg_class WHERE relkind <> 'c')
+                    AND typelem NOT IN (SELECT reltype FROM pg_class WHERE relkind <> 'c' AND reltype <> 0)
+        LOOP
+            EXECUTE format('CREATE TABLE one.%I (x %s)', 't' || t.oid, t.name);
+            EXECUTE format('INSERT INTO one.%I VALUES (NULL)', 't' || t.oid);
+        END LOOP;
+    END $$;
+    CREATE PUBLICATION all_types FOR ALL TABLES;
+    CREATE FUNCTION one.hashes (what name) RETURNS bool LANGUAGE plpgsql AS $$
+    BEGIN
+        EXECUTE format('SELECT hash_record_extended(ROW(t.x), 0) FROM one.%I AS t', what);
+        RETURN true;
+    EXCEPTION WHEN undefined_function THEN
+        RETURN false;
+    END $$"#;
+
+async fn method_of_each_type(major: u16) {
+    let bed = Bed::start(small(major, 19.min(major + 1), &format!("types{major}"))).await;
+    let _guard = guard(&bed.lab);
+    let config = bed.lab.directly(bed.lab.source_port, "shop");
+    client(&config).await.batch_execute(TABLE_OF_EACH_TYPE).await.unwrap();
+    let session = bed.world.source.db("shop").await.unwrap();
+    let mut foretold = tables(&session, &session, "all_types").await.unwrap();
+    foretold.retain(|table| table.schema == "one");
+    assert!(foretold.len() > 100, "{} types", foretold.len());
+    let sql = "SELECT concat_ws(' ', relname, one.hashes(relname), format_type(substr(relname, 2)::oid, NULL))
+                 FROM pg_class WHERE relnamespace = 'one'::regnamespace AND relkind = 'r'";
+    let told = ask(&config, sql).await;
+    assert_eq!(told.len(), foretold.len());
+    let (mut records, mut texts) = (0, 0);
+    for table in foretold {
+        let count = if table.method == Method::Record { &mut records } else { &mut texts };
+        *count += 1;
+        let start = format!("{} {} ", table.name, if table.method == Method::Record { "t" } else { "f" });
+        let answer = told.iter().find(|line| line.starts_with(&format!("{} ", table.name))).unwrap();
+        assert!(answer.starts_with(&start), "major {major}, foretold {:?}: {answer}", table.method);
+    }
+    assert!(records > 50 && texts > 10, "{records} by record, {texts} by text");
+    end(bed.lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_are_hashed_as_records_just_where_the_server_can() {
+    for major in [15, 18] {
+        method_of_each_type(major).await;
+    }
+}
