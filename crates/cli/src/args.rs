@@ -67,10 +67,21 @@ pub enum Command {
     Journal(Journal),
     /// Write report.html and report.json from the journal
     Report(Report),
+    /// Hold the pauses of this host's PgBouncers, and end each by itself when its lease is over
+    #[command(hide = true)]
+    Guard(Guard),
     /// Run honest clients that keep a ledger of acknowledged writes and measure every stall
     Canary(Canary),
     /// Show all of it on this machine, under load: upgrade, switchover, roll back, switchover, finalize
     Demo(Demo),
+}
+
+/// `pgleap guard`
+#[derive(Debug, Args)]
+pub struct Guard {
+    /// Started by another pgleap on this host, for the poolers of its configuration
+    #[arg(long, required = true)]
+    pub beside: bool,
 }
 
 /// `pgleap watch`

@@ -10,6 +10,7 @@ use std::{
 use pgleap_saga::{Cx, Journal, PlanState};
 use pgleap_upgrade::{
     Config, Standing, World, chain,
+    guard::Launch,
     provision::{PrepareDatabases, prepare_databases::SourceFacts},
 };
 
@@ -24,6 +25,7 @@ const JOURNAL: &str = "journal.sqlite";
 pub struct Site {
     /// What the operator wants.
     pub config: Config,
+    file: PathBuf,
     journal: PathBuf,
 }
 
@@ -33,8 +35,9 @@ impl Site {
     /// # Errors
     /// Every problem that the file has, at once.
     pub fn load(config: &Path) -> Result<Self, CommandError> {
+        let file = config.to_owned();
         let config = Config::load(config)?;
-        Ok(Self { journal: config.state_dir.join(JOURNAL), config })
+        Ok(Self { journal: config.state_dir.join(JOURNAL), file, config })
     }
 
     /// Opens the journal to read; `None` if nothing was begun here.
@@ -89,7 +92,9 @@ impl Site {
     /// # Errors
     /// Every password that could not be had, and the like, at once.
     pub async fn world(&self, id: String) -> Result<World, CommandError> {
-        Ok(World::describe(self.config.clone(), id).await?)
+        let program = std::env::current_exe().map_err(|error| CommandError::of(Exit::Unexpected, &error))?;
+        let config = std::path::absolute(&self.file).map_err(|error| CommandError::of(Exit::Unexpected, &error))?;
+        Ok(World::describe(self.config.clone(), id, Launch::Child { program, config }).await?)
     }
 
     /// Returns the process that works on the upgrade now.

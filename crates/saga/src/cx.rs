@@ -131,7 +131,8 @@ impl<'a, W: Sync> Cx<'a, W> {
         self.stop.is_requested()
     }
 
-    fn plan_id(&self) -> &str {
+    /// Returns the id of the plan that the step is in; empty outside plans.
+    pub fn plan_id(&self) -> &str {
         self.plan.map_or("", |(id, _)| id)
     }
 

@@ -7,8 +7,12 @@ use pgleap_saga::StepError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Config,
-    pg::{Cluster, Endpoint, Secret, Side, secret::SecretError},
+    config::{Config, Pooler},
+    guard::Launch,
+    pg::{
+        Cluster, Endpoint, Secret, Side,
+        secret::{PasswordFrom, SecretError},
+    },
     route::PgBouncers,
     switchover::Hot,
 };
@@ -51,6 +55,33 @@ pub enum WorldError {
     Account(#[from] pgleap_local::AccountError),
 }
 
+async fn password(
+    from: &Option<PasswordFrom>,
+    host: &str,
+    port: u16,
+    user: &str,
+    what: String,
+) -> Result<Option<Secret>, WorldError> {
+    let Some(from) = from else { return Ok(None) };
+    from.fetch(host, port, user).await.map(Some).map_err(|source| WorldError::Secret { what, source })
+}
+
+/// Returns every pooler with the password of its admin.
+///
+/// # Errors
+/// Every password that could not be had, at once.
+pub async fn poolers(config: &Config) -> Result<Vec<(Pooler, Option<Secret>)>, Vec<WorldError>> {
+    let (mut poolers, mut errors) = (Vec::new(), Vec::new());
+    for pooler in &config.route.poolers {
+        let what = format!("PgBouncer {pooler}'s admin `{}`", pooler.user);
+        match password(&pooler.password, &pooler.host, pooler.port, &pooler.user, what).await {
+            Ok(password) => poolers.push((pooler.clone(), password)),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(poolers) } else { Err(errors) }
+}
+
 /// A database of the upgrade, by its name and its number on the source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Database {
@@ -61,29 +92,23 @@ pub struct Database {
 }
 
 impl World {
-    /// Describes the world of one upgrade. Passwords are fetched; no server is contacted.
+    /// Describes the world of one upgrade. Passwords are fetched; no server is contacted. `guards` is who runs the guards of
+    /// poolers where none answers.
     ///
     /// # Errors
     /// Every [`WorldError`] at once.
-    pub async fn describe(config: Config, id: String) -> Result<Self, Vec<WorldError>> {
+    pub async fn describe(config: Config, id: String, guards: Launch) -> Result<Self, Vec<WorldError>> {
         let mut errors = Vec::new();
-        let mut secret = async |from: &Option<crate::pg::secret::PasswordFrom>, host: &str, port, user: &str, what| {
-            let from = from.as_ref()?;
-            match from.fetch(host, port, user).await {
-                Ok(secret) => Some(secret),
-                Err(source) => {
-                    errors.push(WorldError::Secret { what, source });
-                    None
-                }
-            }
-        };
         let s = &config.source;
-        let password = secret(&s.password, &s.host, s.port, &s.user, format!("the source's role `{}`", s.user)).await;
-        let mut admins: Vec<Option<Secret>> = Vec::new();
-        for pooler in &config.route.poolers {
-            let what = format!("PgBouncer {pooler}'s admin `{}`", pooler.user);
-            admins.push(secret(&pooler.password, &pooler.host, pooler.port, &pooler.user, what).await);
-        }
+        let what = format!("the source's role `{}`", s.user);
+        let password = password(&s.password, &s.host, s.port, &s.user, what).await.unwrap_or_else(|error| {
+            errors.push(error);
+            None
+        });
+        let poolers = poolers(&config).await.unwrap_or_else(|more| {
+            errors.extend(more);
+            Vec::new()
+        });
         let account = Account::for_servers(config.provider.os_user.as_deref());
         let account = match account {
             Ok(account) if errors.is_empty() => account,
@@ -97,7 +122,7 @@ impl World {
         let source = Endpoint { host: s.host.clone(), port: s.port, user: s.user.clone(), password };
         // the copy brings the source's roles and passwords along
         let target = Endpoint { host: config.target.host.clone(), port: config.target.port, ..source.clone() };
-        let route = PgBouncers::new(config.route.poolers.iter().cloned().zip(admins));
+        let route = PgBouncers::new(poolers, config.state_dir.clone(), guards);
         Ok(Self {
             source: Arc::new(Cluster::new(Side::Source, source, &application_name)),
             target: Arc::new(Cluster::new(Side::Target, target, &application_name)),

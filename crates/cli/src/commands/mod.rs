@@ -4,6 +4,7 @@ mod canary;
 mod check;
 pub mod drive;
 mod finalize;
+mod guard;
 mod journal;
 mod plan;
 mod report;
@@ -48,6 +49,7 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
         Command::Resume => resume::run(&site, out).await,
         Command::Unwind => unwind::run(&site, out).await,
         Command::Finalize => finalize::run(&site, out).await,
+        Command::Guard(_) => guard::run(&site).await,
         Command::Journal(args) => journal::run(&args, &site, out),
         Command::Report(args) => report::run(&args, &site, out),
         Command::Canary(_) | Command::Demo(_) => Ok(Exit::Usage),

@@ -141,7 +141,7 @@ async fn pgleap_killed_at_every_fault_point_resumes_to_the_same_end_without_losi
         "switchover.fence.after_block",
         "switchover.carry_over.after_arrival",
         "switchover.move_clients.after_point_of_no_return",
-        "switchover.move_clients.after_repoint",
+        "switchover.move_clients.after_decision",
         "switchover.turn_replication.between",
         "switchover.fence.before_undo",
         "finalize.drop_reverse.after_run",

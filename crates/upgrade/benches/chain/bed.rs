@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use pgleap_canary::{Canary, CanaryConfig, Report};
 use pgleap_lab::{Application, Lab, LabSpec};
 use pgleap_saga::{EventSink, Journal, Outcome, StopSignal};
-use pgleap_upgrade::{Chain, Config, World, chain::ChainError};
+use pgleap_upgrade::{Chain, Config, World, chain::ChainError, guard::Launch};
 use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
 
@@ -119,7 +119,7 @@ impl Bed {
         let config = Config::load(&self.lab.config_path()).unwrap();
         std::fs::create_dir_all(&config.state_dir).unwrap();
         let journal = Journal::open(config.state_dir.join("journal.sqlite")).unwrap();
-        Upgrade { world: World::describe(config, "7f3a".into()).await.unwrap(), journal }
+        Upgrade { world: World::describe(config, "7f3a".into(), Launch::Task).await.unwrap(), journal }
     }
 
     /// Stops the clients, and audits their ledger against the cluster at `port`: what lost a write measures nothing.

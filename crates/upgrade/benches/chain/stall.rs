@@ -23,7 +23,7 @@ pub async fn run() {
         let entries = upgrade.world.route.leading_to(&serving, &[DATABASE.to_owned()]).await.unwrap();
         bed.settle(100).await;
         bed.mark(&format!("floor {n}"));
-        upgrade.world.route.micro_pause(&entries, Duration::from_secs(2)).await.unwrap();
+        upgrade.world.route.micro_pause(&entries, &serving, Duration::from_secs(2)).await.unwrap();
         bed.settle(100).await;
         bed.mark(&format!("between {n}"));
         bed.settle(20).await;

@@ -7,8 +7,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use pgleap_saga::StepError;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
+use super::ini::Address;
 use crate::{config::Pooler, pg::Secret};
 
 /// What went wrong with a pooler's admin console.
@@ -76,7 +78,7 @@ pub struct Admin {
 pub type Shown = HashMap<String, String>;
 
 /// A database entry, as SHOW DATABASES tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The name that clients use.
     pub name: String,
@@ -90,6 +92,14 @@ pub struct Entry {
     pub paused: bool,
     /// `transaction`, `session` or `statement`.
     pub pool_mode: String,
+}
+
+impl Entry {
+    /// Whether it leads to `address`; one without a host leads to a Unix socket.
+    pub fn leads_to(&self, address: &Address) -> bool {
+        let same_host = self.host == address.host || (self.host.is_empty() && address.host.starts_with('/'));
+        same_host && self.port == address.port
+    }
 }
 
 const ANSWER_BUDGET: Duration = Duration::from_secs(5);

@@ -1,7 +1,7 @@
 //! PgBouncer's configuration file: entries moved from one server to another, everything else left to the letter.
 
 /// Where an entry leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Address {
     /// Host, or the directory of a Unix socket.
     pub host: String,

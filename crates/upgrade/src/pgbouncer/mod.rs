@@ -2,3 +2,6 @@
 
 pub mod admin;
 pub mod ini;
+pub mod pooler;
+
+pub use pooler::PgBouncer;

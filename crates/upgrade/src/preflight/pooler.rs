@@ -69,10 +69,8 @@ impl<'a> Console<'a> {
     /// Returns the entries that lead to the source, to one of `databases` where these are known.
     pub fn entries_to_source(&self, world: &World, databases: Option<&[String]>) -> Vec<&Entry> {
         let source = source_address(world);
-        let fits = |entry: &&Entry| {
-            let same_host = entry.host == source.host || (entry.host.is_empty() && source.host.starts_with('/'));
-            same_host && entry.port == source.port && databases.is_none_or(|names| names.contains(&entry.database))
-        };
+        let fits =
+            |entry: &&Entry| entry.leads_to(&source) && databases.is_none_or(|names| names.contains(&entry.database));
         self.entries.iter().filter(fits).collect()
     }
 }

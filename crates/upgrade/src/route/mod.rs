@@ -1,41 +1,38 @@
-//! How clients are moved: every PgBouncer of the configuration, worked on together.
+//! How clients are moved: every PgBouncer of the configuration, worked on together through their guards.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::{join_all, try_join_all};
 use pgleap_saga::StepError;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     config::Pooler,
+    guard::{
+        GuardClient, Launch,
+        launch::Beside,
+        note::Turn,
+        protocol::{Answer, Status, Verb},
+    },
     pg::Secret,
     pgbouncer::{
-        admin::{Admin, AdminError, Entry, quote},
-        ini::{self, Address},
+        PgBouncer,
+        admin::{Admin, AdminError, Entry},
+        ini::Address,
     },
 };
-
-/// How often a pooler is asked while something is awaited of it.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
-const COMMAND_BUDGET: Duration = Duration::from_secs(5);
 
 /// All poolers of the upgrade.
 pub struct PgBouncers {
     members: Vec<Member>,
 }
 
-/// One PgBouncer process.
+/// One PgBouncer process, and its guard.
 pub struct Member {
     /// Where it is.
     pub pooler: Pooler,
-    password: Option<Secret>,
-    admin: Mutex<Option<Arc<Admin>>>,
-    /// Consoles opened in advance, one for each entry: PAUSE holds its connection until it is done.
-    spare: Mutex<Vec<Admin>>,
+    console: PgBouncer,
+    guard: GuardClient,
 }
 
 /// What one pooler leads to a cluster.
@@ -46,47 +43,85 @@ pub struct Entries {
     pub entries: Vec<Entry>,
 }
 
-impl Entries {
-    fn has(&self, name: &str) -> bool {
-        self.entries.iter().any(|entry| entry.name == name)
+/// A pause that is to be held.
+#[derive(Debug, Clone)]
+pub struct Pause {
+    /// Upgrade and plan.
+    pub id: String,
+    /// Where the entries lead.
+    pub old: Address,
+    /// Where they lead if that is decided.
+    pub new: Address,
+    /// When all must be seen to be paused.
+    pub deadline: Instant,
+    /// After this every guard lets its clients go on by itself.
+    pub lease: Duration,
+}
+
+impl Pause {
+    fn turn(&self, entries: &Entries) -> Turn {
+        Turn { id: self.id.clone(), entries: entries.entries.clone(), old: self.old.clone(), new: self.new.clone() }
     }
 }
 
+/// What a guard's answer may take that does not wait for transactions.
+const AT_ONCE: Duration = Duration::from_secs(5);
+/// A rewrite, a RELOAD, and a look at what it made of it.
+const REPOINT_BUDGET: Duration = Duration::from_secs(30);
+
 impl Member {
-    /// Returns a kept console connection.
+    /// Returns a kept connection to its console, for looking.
     ///
     /// # Errors
     /// [`AdminError`].
     pub async fn admin(&self) -> Result<Arc<Admin>, AdminError> {
-        let mut kept = self.admin.lock().await;
-        match &*kept {
-            Some(admin) if !admin.is_closed() => Ok(admin.clone()),
-            _ => {
-                let admin = Arc::new(self.enter().await?);
-                *kept = Some(admin.clone());
-                Ok(admin)
-            }
+        self.console.admin().await
+    }
+
+    /// Returns what its guard holds.
+    ///
+    /// # Errors
+    /// If the guard does not answer.
+    pub async fn status(&self) -> Result<Status, StepError> {
+        match self.guard.ask(Verb::Status, AT_ONCE).await? {
+            Answer::Status(status) => Ok(status),
+            other => Err(self.odd(&other)),
         }
     }
 
-    async fn enter(&self) -> Result<Admin, AdminError> {
-        Admin::enter(&self.pooler, self.password.as_ref()).await
+    async fn entries(&self) -> Result<Vec<Entry>, StepError> {
+        match self.guard.ask(Verb::Entries, AT_ONCE).await? {
+            Answer::Entries(entries) => Ok(entries),
+            other => Err(self.odd(&other)),
+        }
     }
 
-    async fn console(&self) -> Result<Admin, AdminError> {
-        let spare = self.spare.lock().await.pop();
-        match spare {
-            Some(admin) if !admin.is_closed() => Ok(admin),
-            _ => self.enter().await,
-        }
+    fn odd(&self, answer: &Answer) -> StepError {
+        StepError::blocked(
+            format!("the guard of PgBouncer {} speaks another language: {answer:?}", self.pooler),
+            "end it: `pgleap` starts one of its own version",
+        )
     }
 }
 
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl PgBouncers {
-    /// Describes the poolers; nothing is connected yet.
-    pub fn new(poolers: impl Iterator<Item = (Pooler, Option<Secret>)>) -> Self {
-        let member = |(pooler, password)| Member { pooler, password, admin: Mutex::default(), spare: Mutex::default() };
-        Self { members: poolers.map(member).collect() }
+    /// Describes the poolers; nothing is connected or started yet. Their guard keeps its notes in `directory`.
+    pub fn new(poolers: Vec<(Pooler, Option<Secret>)>, directory: PathBuf, launch: Launch) -> Self {
+        let guard = Arc::new(Beside::new(launch, directory, poolers.clone()));
+        let member = |(pooler, password): (Pooler, _)| Member {
+            guard: GuardClient::new(pooler.to_string(), guard.clone()),
+            console: PgBouncer::new(pooler.clone(), password),
+            pooler,
+        };
+        Self { members: poolers.into_iter().map(member).collect() }
     }
 
     /// Returns every pooler.
@@ -97,269 +132,114 @@ impl PgBouncers {
     /// Returns, for each pooler, the entries that lead to one of `databases` at `address`.
     ///
     /// # Errors
-    /// [`AdminError`] of the first pooler that fails.
-    pub async fn leading_to(&self, address: &Address, databases: &[String]) -> Result<Vec<Entries>, AdminError> {
+    /// Of the first guard that fails.
+    pub async fn leading_to(&self, address: &Address, databases: &[String]) -> Result<Vec<Entries>, StepError> {
         let of_member = async |(member, m): (usize, &Member)| {
-            let mut entries = m.admin().await?.entries().await?;
-            entries.retain(|e| leads_to(e, address) && databases.contains(&e.database));
+            let mut entries = m.entries().await?;
+            entries.retain(|e| e.leads_to(address) && databases.contains(&e.database));
             Ok(Entries { member, entries })
         };
         try_join_all(self.members.iter().enumerate().map(of_member)).await
     }
 
-    /// Opens the consoles that [`Self::begin_pause`] will use, so that no login happens in the write pause.
+    /// Opens what [`Self::begin_pause`] will use, so that no login happens in the write pause.
     ///
     /// # Errors
-    /// [`AdminError`].
-    pub async fn warm_up(&self, all: &[Entries]) -> Result<(), AdminError> {
-        for entries in all {
-            let member = &self.members[entries.member];
-            member.admin().await?;
-            let mut spare = member.spare.lock().await;
-            spare.retain(|admin| !admin.is_closed());
-            while spare.len() < entries.entries.len() {
-                spare.push(member.enter().await?);
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks every pooler to pause every entry, and returns when each is seen to be paused: transactions under way go on
-    /// to their ends, and no new server connection is made.
-    ///
-    /// On an error or at the deadline some may be paused: [`Self::resume`] is what ends it.
-    ///
-    /// # Errors
-    /// What a pooler answered, or fatal, naming the entry that is not paused in time.
-    pub async fn begin_pause(&self, all: &[Entries], deadline: Instant) -> Result<(), StepError> {
-        let one = async |member: &Member, entry: &Entry| -> Result<(), StepError> {
-            let console = member.console().await?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let command = format!("PAUSE {}", quote(&entry.name));
-            // it answers when the pool is empty, which is not believed: `drained` looks
-            let mut pause = tokio::spawn(async move { console.command(&command, left).await.map(|_| ()) });
-            let admin = member.admin().await?;
-            loop {
-                if is_paused(&admin, entry).await? {
-                    return Ok(());
-                }
-                if pause.is_finished()
-                    && let Ok(answer) = (&mut pause).await
-                {
-                    answer?;
-                }
-                if Instant::now() >= deadline {
-                    return Err(StepError::fatal(
-                        format!("PgBouncer {} has not paused `{}` in time", member.pooler, entry.name),
-                        "look at its log, then try again",
-                    ));
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        try_join_all(self.flat(all).map(|(member, entry)| one(member, entry))).await?;
-        Ok(())
-    }
-
-    /// Waits until no paused entry has a server connection left.
-    ///
-    /// # Errors
-    /// What a pooler answered, or fatal, naming the entry that has not drained in time.
-    pub async fn drained(&self, all: &[Entries], deadline: Instant) -> Result<(), StepError> {
-        let one = async |member: &Member, entry: &Entry| -> Result<(), StepError> {
-            let admin = member.admin().await?;
-            loop {
-                let servers = admin.server_connections(&entry.name).await?;
-                if servers == 0 && is_paused(&admin, entry).await? {
-                    return Ok(());
-                }
-                if Instant::now() >= deadline {
-                    return Err(StepError::fatal(
-                        format!(
-                            "PgBouncer {} still has {servers} server connections for `{}`: a transaction does not end",
-                            member.pooler, entry.name
-                        ),
-                        "find it in `SHOW SERVERS` there and in pg_stat_activity, wait until it has ended, then try again",
-                    ));
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        };
-        try_join_all(self.flat(all).map(|(member, entry)| one(member, entry))).await?;
-        Ok(())
-    }
-
-    /// Lets every entry go on, whatever state it is in, and returns when none is paused.
-    ///
-    /// Consoles that PAUSE may still hold are given up: a pause outlives the connection that asked for it.
-    ///
-    /// # Errors
-    /// A transient [`StepError`] that names the entry that stays paused.
-    pub async fn resume(&self, all: &[Entries]) -> Result<(), StepError> {
-        let one = async |member: &Member, entry: &Entry| -> Result<(), StepError> {
-            let admin = member.admin().await?;
-            let resume = format!("RESUME {}", quote(&entry.name));
-            // refused when it is not paused, which is what is wanted: the look below decides
-            let answer = admin.command(&resume, COMMAND_BUDGET).await;
-            let paused = is_paused(&admin, entry).await?;
-            match answer {
-                _ if !paused => Ok(()),
-                Err(error) => Err(error.into()),
-                Ok(_) => Err(StepError::transient(format!(
-                    "PgBouncer {} keeps `{}` paused after RESUME",
-                    member.pooler, entry.name
-                ))),
-            }
-        };
-        // one pooler that does not answer must not keep the others' clients waiting
-        join_all(self.flat(all).map(|(member, entry)| one(member, entry))).await.into_iter().collect()
-    }
-
-    /// Pauses every entry, reloads and resumes on the same server: the least that any switchover costs clients.
-    ///
-    /// # Errors
-    /// As [`Self::begin_pause`]; the entries are resumed all the same.
-    pub async fn micro_pause(&self, all: &[Entries], budget: Duration) -> Result<Duration, StepError> {
-        self.warm_up(all).await?;
-        let started = Instant::now();
-        let deadline = started + budget;
-        let pause = async {
-            self.begin_pause(all, deadline).await?;
-            self.drained(all, deadline).await?;
-            for entries in all {
-                self.members[entries.member].admin().await?.command("RELOAD", COMMAND_BUDGET).await?;
-            }
-            Ok(())
-        };
-        let paused = pause.await;
-        self.resume(all).await?;
-        paused.map(|()| started.elapsed())
-    }
-
-    fn flat<'a>(&'a self, all: &'a [Entries]) -> impl Iterator<Item = (&'a Member, &'a Entry)> {
-        all.iter().flat_map(|entries| entries.entries.iter().map(|entry| (&self.members[entries.member], entry)))
+    /// Of the first guard that fails.
+    pub async fn warm_up(&self, all: &[Entries]) -> Result<(), StepError> {
+        self.each(all, |entries| (Verb::WarmUp { entries: entries.entries.len() }, AT_ONCE)).await
     }
 
     /// Computes each pooler's configuration with every entry moved, and checks that the file can be replaced.
     ///
     /// # Errors
     /// Blocked, if a file cannot be read or replaced, or an entry is not in the file (but in an `%include`).
-    pub fn rehearse(&self, all: &[Entries], from: &Address, to: &Address) -> Result<(), StepError> {
-        for entries in all {
-            let member = &self.members[entries.member];
-            let path = &member.pooler.ini;
-            let text = read(path)?;
-            let rewritten = ini::repoint(&text, from, to, |name| entries.has(name));
-            let missing: Vec<_> =
-                entries.entries.iter().map(|e| &e.name).filter(|name| !rewritten.moved.contains(name)).collect();
-            if !missing.is_empty() {
-                return Err(StepError::blocked(
-                    format!("entries {missing:?} of PgBouncer {} are not in `{}`", member.pooler, path.display()),
-                    "name the file that holds them under `ini`; entries in an included file cannot be moved yet",
-                ));
-            }
-            replace(path, &text)?;
-        }
-        Ok(())
+    pub async fn rehearse(&self, all: &[Entries], from: &Address, to: &Address) -> Result<(), StepError> {
+        let verb =
+            |entries: &Entries| Verb::Rehearse { entries: entries.entries.clone(), from: from.clone(), to: to.clone() };
+        self.each(all, |entries| (verb(entries), AT_ONCE)).await
     }
 
-    /// Moves every entry from one address to the other: file replaced, RELOAD, and a look at what it made of it.
+    /// Lets every guard pause every entry, and returns when each is seen to be paused: transactions under way go on to
+    /// their ends, and no new server connection is made. From now on each guard ends its pause by itself.
+    ///
+    /// On an error or at the deadline some may be paused: [`Self::resume`] is what ends it.
     ///
     /// # Errors
-    /// [`StepError`]; the file may already be replaced, and running this again finishes it.
-    pub async fn repoint(
+    /// What a pooler answered, or fatal, naming the entry that is not paused in time.
+    pub async fn begin_pause(&self, all: &[Entries], pause: &Pause) -> Result<(), StepError> {
+        let within = left(pause.deadline);
+        let verb = |entries: &Entries| Verb::Hold {
+            turn: pause.turn(entries),
+            lease_ms: millis(pause.lease),
+            within_ms: millis(within),
+        };
+        self.each(all, |entries| (verb(entries), within)).await
+    }
+
+    /// Waits until no paused entry has a server connection left.
+    ///
+    /// # Errors
+    /// What a pooler answered, or fatal, naming whose transaction has not ended in time.
+    pub async fn drained(&self, all: &[Entries], deadline: Instant) -> Result<(), StepError> {
+        let within = left(deadline);
+        let verb = |entries: &Entries| Verb::Drained { entries: entries.entries.clone(), within_ms: millis(within) };
+        self.each(all, |entries| (verb(entries), within)).await
+    }
+
+    /// Tells every guard that the new address was decided on: each leads its entries there, and clients wait on.
+    ///
+    /// # Errors
+    /// [`StepError`]; what was told is not forgotten, and telling it again finishes it.
+    pub async fn decide(&self, all: &[Entries], pause: &Pause) -> Result<(), StepError> {
+        self.each(all, |entries| (Verb::Decide { turn: pause.turn(entries) }, REPOINT_BUDGET)).await
+    }
+
+    /// Lets every entry go on, whatever state it is in, and returns when none is paused.
+    ///
+    /// # Errors
+    /// A transient [`StepError`] that names the entry that stays paused.
+    pub async fn resume(&self, all: &[Entries]) -> Result<(), StepError> {
+        self.each(all, |entries| (Verb::Resume { entries: entries.entries.clone() }, AT_ONCE)).await
+    }
+
+    /// Pauses every entry, reloads and resumes on the same server: the least that any switchover costs clients.
+    ///
+    /// # Errors
+    /// As [`Self::begin_pause`]; the entries are resumed all the same.
+    pub async fn micro_pause(
         &self,
         all: &[Entries],
-        from: &Address,
-        to: &Address,
-        deadline: Instant,
-    ) -> Result<(), StepError> {
-        let one = async |entries: &Entries| -> Result<(), StepError> {
-            let member = &self.members[entries.member];
-            let path = &member.pooler.ini;
-            let rewritten = ini::repoint(&read(path)?, from, to, |name| entries.has(name));
-            if !rewritten.moved.is_empty() {
-                replace(path, &rewritten.text)?;
-            }
-            let admin = member.admin().await?;
-            admin.command("RELOAD", COMMAND_BUDGET).await?;
-            // 1.24 answers success on a file that it could not read
-            loop {
-                let now = admin.entries().await?;
-                let stays: Vec<_> = entries
-                    .entries
-                    .iter()
-                    .filter(|wanted| !now.iter().any(|e| e.name == wanted.name && leads_to(e, to)))
-                    .map(|entry| entry.name.clone())
-                    .collect();
-                if stays.is_empty() {
-                    return Ok(());
-                }
-                if Instant::now() >= deadline {
-                    return Err(StepError::transient(format!(
-                        "PgBouncer {} still leads {stays:?} elsewhere after RELOAD",
-                        member.pooler
-                    )));
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
+        address: &Address,
+        budget: Duration,
+    ) -> Result<Duration, StepError> {
+        self.warm_up(all).await?;
+        let started = Instant::now();
+        let pause = Pause {
+            id: "rehearsal".to_owned(),
+            old: address.clone(),
+            new: address.clone(),
+            deadline: started + budget,
+            lease: budget,
         };
-        try_join_all(all.iter().map(one)).await?;
-        Ok(())
+        let paused = async {
+            self.begin_pause(all, &pause).await?;
+            self.drained(all, pause.deadline).await?;
+            self.each(all, |_| (Verb::Reload, AT_ONCE)).await
+        };
+        let paused = paused.await;
+        self.resume(all).await?;
+        paused.map(|()| started.elapsed())
     }
-}
 
-async fn is_paused(admin: &Admin, entry: &Entry) -> Result<bool, AdminError> {
-    Ok(admin.entries().await?.iter().any(|e| e.name == entry.name && e.paused))
-}
-
-/// Whether an entry leads to `address`; one without a host leads to a Unix socket.
-pub(crate) fn leads_to(entry: &Entry, address: &Address) -> bool {
-    let same_host = entry.host == address.host || (entry.host.is_empty() && address.host.starts_with('/'));
-    same_host && entry.port == address.port
-}
-
-fn read(path: &Path) -> Result<String, StepError> {
-    std::fs::read_to_string(path).map_err(|e| crate::world::io_failure("read", path, e))
-}
-
-/// Replaces a file in one step, so that a reader sees the old text or the new one; owner and mode are kept.
-fn replace(path: &Path, text: &str) -> Result<(), StepError> {
-    use std::{
-        io::Write,
-        os::unix::fs::{MetadataExt, PermissionsExt},
-    };
-    let fail = |e| crate::world::io_failure("replace", path, e);
-    let old = std::fs::metadata(path).map_err(fail)?;
-    let mut next = path.to_owned().into_os_string();
-    next.push(".pgleap-next");
-    let next = PathBuf::from(next);
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&next)?;
-        file.set_permissions(std::fs::Permissions::from_mode(old.mode()))?;
-        std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&next, path)?;
-        std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    write().map_err(fail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replace_keeps_the_mode_and_leaves_nothing_behind() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pgbouncer.ini");
-        std::fs::write(&path, "old").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        replace(&path, "new").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    /// Asks every guard that has entries here, and waits for all of them: one that does not answer must not keep the
+    /// others' clients waiting.
+    async fn each(&self, all: &[Entries], verb: impl Fn(&Entries) -> (Verb, Duration)) -> Result<(), StepError> {
+        let one = async |entries: &Entries| {
+            let (verb, within) = verb(entries);
+            self.members[entries.member].guard.ask(verb, within).await.map(drop)
+        };
+        let all = all.iter().filter(|entries| !entries.entries.is_empty());
+        join_all(all.map(one)).await.into_iter().collect()
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     drain::{Audit, drain},
-    hot::{HotDatabase, cold, patience},
+    hot::{HotDatabase, cold, databases, patience},
 };
 use crate::{
     pg::{Lsn, PgError, Session, Side},
@@ -67,6 +67,7 @@ impl Step<World> for CarryOver {
         let mut hot = cx.world.hot.lock().await;
         let hot = hot.as_mut().ok_or_else(cold)?;
         let deadline = patience(cx);
+        let (_, names) = databases(cx)?;
         let carry = async {
             let each = hot.databases.iter().map(|hot| hot.sequences.carry(&hot.from, &hot.to));
             Ok(try_join_all(each).await?.iter().sum())
@@ -83,7 +84,10 @@ impl Step<World> for CarryOver {
             hot.to.query_one(FLUSH, &[]).await?;
             hot.to.query_one(FLUSHED, &[]).await
         };
-        let (flushed, _) = try_join(flushed, snapshots).await?;
+        // from then on nobody opens this side but whoever reads the journal
+        let disarmed = hot.lease.disarm(&hot.from, &names, deadline);
+        let both = async { Ok(try_join(flushed, snapshots).await?) };
+        let ((flushed, _), ()) = try_join(both, disarmed).await?;
         let reverse_from = parse_lsn(flushed.get(0))?;
         hot.snapshots = true;
         Ok(CarriedOver { audit, sequences, reverse_from })

@@ -7,7 +7,8 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use tokio::time::Instant;
 
 use super::{
-    hot::{cold, databases, patience},
+    fence_lease::{self, HEAD_START},
+    hot::{cold, databases, patience, pause},
     save_access::SaveAccess,
 };
 use crate::{
@@ -72,6 +73,9 @@ impl Step<World> for Fence {
         let (session, entries) = {
             let hot = world.hot.lock().await;
             let hot = hot.as_ref().ok_or_else(cold)?;
+            let lease = pause(cx, self.from).lease;
+            let paused_at = hot.paused_at.unwrap_or_else(Instant::now);
+            hot.lease.arm(&saved, paused_at + lease - HEAD_START);
             (hot.from.clone(), hot.entries.clone())
         };
         let own = &world.source.application_name;
@@ -101,6 +105,7 @@ impl Step<World> for Fence {
 
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let Some(saved) = cx.try_output::<SaveAccess>()? else { return Ok(()) };
+        fence_lease::forget(cx.world, self.from).await?;
         let session = cx.world.cluster(self.from).db(&cx.world.config.source.database).await?;
         Ok(session.batch(&access::restore(&saved)).await?)
     }

@@ -8,13 +8,14 @@ use tokio::time::Instant;
 
 use super::{
     carry_over, drain,
+    fence_lease::FenceLease,
     sequences::{self, Sequences},
 };
 use crate::{
     pg::{Cluster, Session, Side, access, marker},
     pgbouncer::ini::Address,
     provision::PrepareDatabases,
-    route::Entries,
+    route::{Entries, Pause},
     verify::converge::reading_session,
     world::{Cx, Database, World},
 };
@@ -45,6 +46,8 @@ pub struct Hot {
     pub from: Arc<Session>,
     /// To the side that follows.
     pub to: Arc<Session>,
+    /// Opens the side that serves again if nobody decides.
+    pub lease: FenceLease,
     /// When PAUSE was sent.
     pub paused_at: Option<Instant>,
     /// The proof's snapshots were taken.
@@ -96,7 +99,8 @@ impl Hot {
         access::warm(&f).await?;
         carry_over::warm(&t).await?;
         drain::warm(&f).await?;
-        Ok(Self { entries, databases: hot_databases, from: f, to: t, paused_at: None, snapshots: false })
+        let lease = FenceLease::warm(world, from, &f, &names).await?;
+        Ok(Self { lease, entries, databases: hot_databases, from: f, to: t, paused_at: None, snapshots: false })
     }
 }
 
@@ -109,6 +113,21 @@ pub fn patience(cx: &Cx<'_>) -> Instant {
     end.checked_sub(LAST_WORD).unwrap_or(end)
 }
 
+/// How much longer than the write budget the guards hold a pause: pgleap, as long as it lives, ends it first.
+pub const GRACE: Duration = Duration::from_millis(500);
+
+/// Describes the pause in which writes leave `from`.
+pub fn pause(cx: &Cx<'_>, from: Side) -> Pause {
+    let world = cx.world;
+    Pause {
+        id: format!("{} {}", world.id, cx.plan_id()),
+        old: address(world.cluster(from)),
+        new: address(world.cluster(from.other())),
+        deadline: patience(cx),
+        lease: world.config.budgets.write_pause + GRACE,
+    }
+}
+
 /// Makes the error for a pause without what was opened for it: only after a restart, which never enters a pause.
 pub fn cold() -> StepError {
     StepError::fatal("nothing is ready for the write pause", "`pgleap switchover` prepares it anew")
@@ -119,5 +138,5 @@ pub fn cold() -> StepError {
 /// # Errors
 /// If a pooler cannot be asked.
 pub async fn entries_leading_to(world: &World, side: Side, names: &[String]) -> Result<Vec<Entries>, StepError> {
-    Ok(world.route.leading_to(&address(world.cluster(side)), names).await?)
+    world.route.leading_to(&address(world.cluster(side)), names).await
 }

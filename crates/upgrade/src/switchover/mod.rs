@@ -10,6 +10,7 @@ pub mod create_audit_slots;
 pub mod create_reverse;
 pub mod drain;
 pub mod fence;
+pub mod fence_lease;
 pub mod hot;
 pub mod move_clients;
 pub mod pause_pools;

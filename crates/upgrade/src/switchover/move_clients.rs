@@ -1,14 +1,11 @@
 //! The point of no return: opens the other side and lets clients go on there.
 
-use std::time::Duration;
-
 use futures::future::try_join;
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 use super::{
-    hot::{address, databases, entries_leading_to},
+    hot::{databases, entries_leading_to, pause},
     save_access::SaveAccess,
 };
 use crate::{
@@ -30,8 +27,6 @@ pub struct Moved {
     /// From PAUSE sent to RESUME answered; none if another process sent PAUSE.
     pub write_pause_ms: Option<f64>,
 }
-
-const REPOINT_BUDGET: Duration = Duration::from_secs(30);
 
 impl Step<World> for MoveClients {
     type Output = Moved;
@@ -67,11 +62,11 @@ impl Step<World> for MoveClients {
                 (entries, None)
             }
         };
-        let (old, new) = (address(world.cluster(self.from)), address(world.cluster(to)));
+        let pause = pause(cx, self.from);
         let open = async { Ok(session.batch(&access::restore(&saved)).await?) };
-        let repoint = world.route.repoint(&entries, &old, &new, Instant::now() + REPOINT_BUDGET);
-        try_join(open, repoint).await?;
-        fault_point!("switchover.move_clients.after_repoint");
+        let decide = world.route.decide(&entries, &pause);
+        try_join(open, decide).await?;
+        fault_point!("switchover.move_clients.after_decision");
         world.route.resume(&entries).await?;
         Ok(Moved { write_pause_ms: paused_at.map(|at| at.elapsed().as_secs_f64() * 1000.0) })
     }

@@ -3,7 +3,7 @@
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use tokio::time::Instant;
 
-use super::hot::{cold, databases, entries_leading_to, patience};
+use super::hot::{cold, databases, entries_leading_to, pause};
 use crate::{
     pg::Side,
     world::{Cx, World},
@@ -35,8 +35,7 @@ impl Step<World> for PausePools {
         let mut hot = cx.world.hot.lock().await;
         let hot = hot.as_mut().ok_or_else(cold)?;
         hot.paused_at.get_or_insert_with(Instant::now);
-        let deadline = patience(cx);
-        cx.world.route.begin_pause(&hot.entries, deadline).await?;
+        cx.world.route.begin_pause(&hot.entries, &pause(cx, self.from)).await?;
         fault_point!("switchover.pause_pools.after_pause");
         Ok(hot.entries.iter().map(|entries| entries.entries.len()).sum())
     }

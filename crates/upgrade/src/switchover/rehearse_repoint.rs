@@ -33,7 +33,7 @@ impl Step<World> for RehearseRepoint {
         let (_, names) = databases(cx)?;
         let entries = entries_leading_to(world, self.from, &names).await?;
         let (from, to) = (address(world.cluster(self.from)), address(world.cluster(self.from.other())));
-        world.route.rehearse(&entries, &from, &to)
+        world.route.rehearse(&entries, &from, &to).await
     }
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {

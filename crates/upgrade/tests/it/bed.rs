@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pgleap_lab::{Lab, LabSpec};
 use pgleap_local::{KillOnDrop, Server, StopOnDrop, run};
 use pgleap_saga::{Event, EventKind, EventSink, Journal, Outcome, Step, StepError, StopSignal};
-use pgleap_upgrade::{Chain, Config, Standing, World, chain::ChainError};
+use pgleap_upgrade::{Chain, Config, Standing, World, chain::ChainError, guard::Launch};
 use tokio::sync::broadcast;
 use tokio_postgres::{Client, NoTls};
 
@@ -42,7 +42,7 @@ impl Bed {
         let config = Config::load(&lab.config_path()).unwrap();
         std::fs::create_dir_all(&config.state_dir).unwrap();
         let journal = Journal::open(config.state_dir.join("journal.sqlite")).unwrap();
-        let world = World::describe(config, "7f3a".into()).await.unwrap();
+        let world = World::describe(config, "7f3a".into(), Launch::Task).await.unwrap();
         Self { lab, world, journal, stop: StopSignal::new() }
     }
 

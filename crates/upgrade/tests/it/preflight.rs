@@ -12,6 +12,7 @@ use std::{
 use pgleap_local::{Account, Auth, InitOptions, KillOnDrop, PoolerSpec, Server, StopMode, StopOnDrop, free_port};
 use pgleap_upgrade::{
     Config, World,
+    guard::Launch,
     preflight::{self, Finding, Report, Severity},
 };
 use tokio::time::Instant;
@@ -147,7 +148,8 @@ impl Wishes {
              [budgets]\n{budgets}"
         );
         let config = Config::parse(&text, Path::new("/")).unwrap();
-        let world = World::describe(config, "7f3a".into()).await.unwrap_or_else(|errors| panic!("{errors:?}"));
+        let world =
+            World::describe(config, "7f3a".into(), Launch::Task).await.unwrap_or_else(|errors| panic!("{errors:?}"));
         preflight::check(&world).await
     }
 }

@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use pgleap_canary::{Audit, Canary, CanaryConfig, Report};
 use pgleap_lab::{Application, Lab, LabSpec};
 use pgleap_saga::{EventSink, Journal, Outcome, StopSignal};
-use pgleap_upgrade::{Chain, Config, World};
+use pgleap_upgrade::{Chain, Config, World, guard::Launch};
 
 /// What each client does at least before its ledger is judged.
 const ENOUGH: u64 = 20;
@@ -80,7 +80,7 @@ impl Rig {
         let config = Config::load(&lab.config_path()).unwrap();
         std::fs::create_dir_all(&config.state_dir).unwrap();
         let journal = Journal::open(config.state_dir.join("journal.sqlite")).unwrap();
-        let world = World::describe(config, "7f3a".into()).await.unwrap();
+        let world = World::describe(config, "7f3a".into(), Launch::Task).await.unwrap();
         let mut canaries = Vec::new();
         for database in &lab.spec.databases {
             let connect = lab.through_pooler(database);

@@ -1,0 +1,198 @@
+//! Keeps the pause of one pooler: holds it, ends it, and ends it by itself.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use pgleap_saga::StepError;
+use tokio::{sync::Mutex, time::Instant};
+
+use super::{
+    note::{Note, Notebook, Turn},
+    protocol::{Answer, Status, Verb},
+};
+use crate::pgbouncer::{PgBouncer, admin::Entry};
+
+/// The guard of one pooler.
+pub struct Keeper {
+    pooler: PgBouncer,
+    notebook: Notebook,
+    /// One command at a time; and what is held, with the moment its lease ends.
+    held: Mutex<Option<Held>>,
+    lapsed: AtomicU64,
+    tell: Tell,
+}
+
+/// Where a guard says what it did by itself.
+pub type Tell = fn(&str);
+
+struct Held {
+    note: Note,
+    until: Instant,
+}
+
+/// A pooler that does not answer at the end of a lease is asked again this often, and for this long.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+const ASK_UNTIL: Duration = Duration::from_secs(3600);
+/// A rewrite and a RELOAD take milliseconds; a pooler that was just started may take longer.
+const REPOINT_BUDGET: Duration = Duration::from_secs(30);
+
+impl Keeper {
+    /// Takes over a pooler, and the pause that an earlier guard of it may have left.
+    ///
+    /// # Errors
+    /// If there is a note that cannot be read.
+    pub fn over(pooler: PgBouncer, notes: &Path, tell: Tell) -> Result<Arc<Self>, StepError> {
+        let notebook = Notebook::new(notes, &pooler.pooler.to_string());
+        let left = notebook.read()?;
+        let keeper = Arc::new(Self { pooler, notebook, held: Mutex::default(), lapsed: AtomicU64::new(0), tell });
+        if let Some(note) = left {
+            (keeper.tell)(&format!("{}: taking over the pause `{}`", keeper.name(), note.turn.id));
+            let left = Duration::try_from(note.until.duration_since(Timestamp::now())).unwrap_or_default();
+            let until = Instant::now() + left;
+            keeper.clone().end_at(until);
+            if let Ok(mut held) = keeper.held.try_lock() {
+                *held = Some(Held { note, until });
+            }
+        }
+        Ok(keeper)
+    }
+
+    /// Returns how requests name its pooler.
+    pub fn name(&self) -> String {
+        self.pooler.pooler.to_string()
+    }
+
+    /// Whether a pause is held.
+    pub async fn holds(&self) -> bool {
+        self.held.lock().await.is_some()
+    }
+
+    /// Does what is asked.
+    pub async fn answer(self: &Arc<Self>, verb: Verb) -> Answer {
+        let done = match verb {
+            Verb::Entries => match self.entries().await {
+                Ok(entries) => return Answer::Entries(entries),
+                Err(error) => Err(error),
+            },
+            Verb::Status => return Answer::Status(self.status().await),
+            Verb::Rehearse { entries, from, to } => self.pooler.rehearse(&entries, &from, &to),
+            Verb::WarmUp { entries } => self.pooler.warm_up(entries).await.map_err(StepError::from),
+            Verb::Hold { turn, lease_ms, within_ms } => {
+                self.hold(turn, Duration::from_millis(lease_ms), Duration::from_millis(within_ms)).await
+            }
+            Verb::Drained { entries, within_ms } => self.drained(&entries, Duration::from_millis(within_ms)).await,
+            Verb::Decide { turn } => self.decide(turn).await,
+            Verb::Resume { entries } => self.resume(&entries).await,
+            Verb::Reload => self.pooler.reload().await.map(drop).map_err(StepError::from),
+        };
+        done.map_or_else(Answer::Refused, |()| Answer::Done)
+    }
+
+    async fn entries(&self) -> Result<Vec<Entry>, StepError> {
+        Ok(self.pooler.admin().await?.entries().await?)
+    }
+
+    async fn status(&self) -> Status {
+        let held = self.held.lock().await;
+        Status {
+            held: held.as_ref().map(|held| held.note.turn.id.clone()),
+            decided: held.as_ref().is_some_and(|held| held.note.decided),
+            lapsed: self.lapsed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Written down, then its end arranged, and only then asked for: there is no pause that nobody would end.
+    async fn hold(self: &Arc<Self>, turn: Turn, lease: Duration, within: Duration) -> Result<(), StepError> {
+        let mut held = self.held.lock().await;
+        if let Some(Held { note, .. }) = held.as_ref().filter(|held| held.note.turn.id != turn.id || held.note.decided)
+        {
+            return Err(StepError::fatal(
+                format!("the guard of PgBouncer {} holds the pause `{}` already", self.name(), note.turn.id),
+                "let whoever began it finish, or wait until its lease is over; then try again",
+            ));
+        }
+        let until = Instant::now() + lease;
+        let wall = Timestamp::now().saturating_add(lease).unwrap_or(Timestamp::MAX);
+        let note = Note { turn, until: wall, decided: false };
+        self.notebook.write(&note)?;
+        let entries = note.turn.entries.clone();
+        *held = Some(Held { note, until });
+        self.clone().end_at(until);
+        self.pooler.pause(&entries, until.min(Instant::now() + within)).await
+    }
+
+    async fn drained(&self, entries: &[Entry], within: Duration) -> Result<(), StepError> {
+        // the lock is not held: the end of the lease must find it free
+        let until = self.held.lock().await.as_ref().map(|held| held.until);
+        let Some(until) = until else {
+            return Err(StepError::fatal(
+                format!("the pause of PgBouncer {} is over: its lease ended", self.name()),
+                "clients go on where they were; try again",
+            ));
+        };
+        self.pooler.drained(entries, until.min(Instant::now() + within)).await
+    }
+
+    /// Accepted at any time: whoever sends it is past the point of no return.
+    async fn decide(self: &Arc<Self>, turn: Turn) -> Result<(), StepError> {
+        let mut held = self.held.lock().await;
+        let (until, wall) = match held.as_ref() {
+            Some(held) => (held.until, held.note.until),
+            None => {
+                (self.tell)(&format!("{}: `{}` is decided after its lease was over", self.name(), turn.id));
+                // should this attempt fail, and its sender die, the guard goes on trying
+                let until = Instant::now() + REPOINT_BUDGET;
+                self.clone().end_at(until);
+                (until, Timestamp::now())
+            }
+        };
+        let note = Note { turn, until: wall, decided: true };
+        self.notebook.write(&note)?;
+        let Turn { entries, old, new, .. } = note.turn.clone();
+        *held = Some(Held { note, until });
+        self.pooler.repoint(&entries, &old, &new, Instant::now() + REPOINT_BUDGET).await
+    }
+
+    async fn resume(&self, entries: &[Entry]) -> Result<(), StepError> {
+        let mut held = self.held.lock().await;
+        self.pooler.resume(entries).await?;
+        *held = None;
+        self.notebook.clear()
+    }
+
+    /// Ends the pause whose lease ends at that moment, unless it was ended before.
+    fn end_at(self: Arc<Self>, until: Instant) {
+        tokio::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            while until.elapsed() < ASK_UNTIL {
+                match self.end(until).await {
+                    Ok(()) => return,
+                    Err(error) => (self.tell)(&format!("{}: cannot end the pause: {error}", self.name())),
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        });
+    }
+
+    async fn end(&self, until: Instant) -> Result<(), StepError> {
+        let mut held = self.held.lock().await;
+        let Some(Held { note, .. }) = held.as_ref().filter(|held| held.until == until) else { return Ok(()) };
+        let Turn { id, entries, old, new } = &note.turn;
+        if note.decided {
+            self.pooler.repoint(entries, old, new, Instant::now() + REPOINT_BUDGET).await?;
+        }
+        self.pooler.resume(entries).await?;
+        let place = if note.decided { "new" } else { "old" };
+        (self.tell)(&format!("{}: the lease of `{id}` is over: clients go on at the {place} address", self.name()));
+        self.lapsed.fetch_add(1, Ordering::Relaxed);
+        *held = None;
+        self.notebook.clear()
+    }
+}

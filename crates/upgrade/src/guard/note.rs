@@ -1,0 +1,84 @@
+//! What a guard must not forget: one file for each pooler with a pause.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use pgleap_saga::StepError;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    pgbouncer::{admin::Entry, ini::Address, pooler::replace},
+    world::io_failure,
+};
+
+/// One pause, and what is decided by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Upgrade and plan, such as `7f3a switchover-1`.
+    pub id: String,
+    /// The entries that are paused.
+    pub entries: Vec<Entry>,
+    /// Where they led when they were paused.
+    pub old: Address,
+    /// Where they lead if that is decided.
+    pub new: Address,
+}
+
+/// A pause that is held, as it is written down before PAUSE is sent and before a decision is acted on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The pause.
+    pub turn: Turn,
+    /// Until when it is held, by the clock of this host: a guard that was started again reads it.
+    pub until: Timestamp,
+    /// The new address was decided on.
+    pub decided: bool,
+}
+
+/// Where the note of one pooler is kept.
+#[derive(Debug)]
+pub struct Notebook {
+    path: PathBuf,
+}
+
+impl Notebook {
+    /// Names the file for a pooler in `directory`.
+    pub fn new(directory: &Path, pooler: &str) -> Self {
+        let name: String =
+            pooler.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' }).collect();
+        Self { path: directory.join(format!("pause_{name}.json")) }
+    }
+
+    /// Returns the note of a pause that was not ended, if there is one.
+    ///
+    /// # Errors
+    /// Blocked, if it is there and cannot be read.
+    pub fn read(&self) -> Result<Option<Note>, StepError> {
+        match std::fs::read_to_string(&self.path) {
+            Ok(text) => serde_json::from_str(&text)
+                .map(Some)
+                .map_err(|error| io_failure("understand", &self.path, error.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_failure("read", &self.path, error)),
+        }
+    }
+
+    /// Writes the note, durably.
+    ///
+    /// # Errors
+    /// Blocked.
+    pub fn write(&self, note: &Note) -> Result<(), StepError> {
+        replace(&self.path, &serde_json::to_string(note).unwrap_or_default())
+    }
+
+    /// Forgets it. One that comes back after a crash of the host only resumes what is resumed.
+    ///
+    /// # Errors
+    /// Blocked.
+    pub fn clear(&self) -> Result<(), StepError> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_failure("remove", &self.path, error)),
+            _ => Ok(()),
+        }
+    }
+}

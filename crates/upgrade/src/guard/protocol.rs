@@ -1,0 +1,122 @@
+//! What is said to a guard, and what it answers: one JSON object a line, one answer to each request.
+
+use pgleap_saga::StepError;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::note::Turn;
+use crate::pgbouncer::{admin::Entry, ini::Address};
+
+/// A question to the guard of one pooler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Which pooler, by the `host:port` of its console.
+    pub pooler: String,
+    /// What it should do.
+    pub verb: Verb,
+}
+
+/// What a guard can do. Everything may be asked twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// List the pooler's entries.
+    Entries,
+    /// Compute the configuration with these entries moved, and see that the file can be replaced.
+    Rehearse {
+        /// The entries to be moved.
+        entries: Vec<Entry>,
+        /// From where.
+        from: Address,
+        /// To where.
+        to: Address,
+    },
+    /// Open what a pause of so many entries will use.
+    WarmUp {
+        /// How many entries.
+        entries: usize,
+    },
+    /// Pause, and hold the pause for `lease_ms` at most.
+    Hold {
+        /// What is held, and between which addresses it is decided.
+        turn: Turn,
+        /// After this the guard decides by itself.
+        lease_ms: u64,
+        /// How long seeing every entry paused may take.
+        within_ms: u64,
+    },
+    /// Wait until no server connection is left.
+    Drained {
+        /// The entries that are paused.
+        entries: Vec<Entry>,
+        /// How long that may take.
+        within_ms: u64,
+    },
+    /// The decision is the new address: lead every entry there. Clients wait on, until `Resume` or the end of the lease.
+    Decide {
+        /// What was held.
+        turn: Turn,
+    },
+    /// Let clients go on, wherever the entries lead.
+    Resume {
+        /// The entries.
+        entries: Vec<Entry>,
+    },
+    /// Read the configuration anew.
+    Reload,
+    /// Say what is held.
+    Status,
+}
+
+/// What a guard answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// The pooler's entries.
+    Entries(Vec<Entry>),
+    /// What is held.
+    Status(Status),
+    /// It was refused, or could not be done.
+    Refused(StepError),
+}
+
+/// What a guard holds for one pooler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Status {
+    /// The pause that is held, if there is one.
+    pub held: Option<String>,
+    /// The decision for the new address was received, and the pause is not over.
+    pub decided: bool,
+    /// How many leases ended without a decision, since the guard began.
+    pub lapsed: u64,
+}
+
+/// Longer lines are no requests: an entry takes some hundred bytes.
+const LONGEST_LINE: u64 = 4 << 20;
+
+/// Reads one line; `None` at the end of the stream.
+///
+/// # Errors
+/// What the stream said, or that the line is none.
+pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<T>> {
+    let mut line = Vec::new();
+    stream.take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
+    match line.last() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
+        Some(_) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Writes one line.
+///
+/// # Errors
+/// What the stream said.
+pub async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    stream.flush().await
+}

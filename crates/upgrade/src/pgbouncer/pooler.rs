@@ -1,0 +1,315 @@
+//! One PgBouncer process: its entries listed, paused, led elsewhere, resumed.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::{join_all, try_join_all};
+use pgleap_saga::StepError;
+use tokio::{sync::Mutex, time::Instant};
+
+use super::{
+    admin::{Admin, AdminError, Entry, Shown, quote},
+    ini::{self, Address},
+};
+use crate::{config::Pooler, pg::Secret};
+
+/// How often it is asked while something is awaited of it.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+const COMMAND_BUDGET: Duration = Duration::from_secs(5);
+
+/// One PgBouncer process.
+pub struct PgBouncer {
+    /// Where it is.
+    pub pooler: Pooler,
+    password: Option<Secret>,
+    admin: Mutex<Option<Arc<Admin>>>,
+    /// Consoles opened in advance, one for each entry: PAUSE holds its connection until it is done.
+    spare: Mutex<Vec<Admin>>,
+}
+
+impl PgBouncer {
+    /// Describes it; nothing is connected yet.
+    pub fn new(pooler: Pooler, password: Option<Secret>) -> Self {
+        Self { pooler, password, admin: Mutex::default(), spare: Mutex::default() }
+    }
+
+    /// Returns a kept console connection.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn admin(&self) -> Result<Arc<Admin>, AdminError> {
+        let mut kept = self.admin.lock().await;
+        match &*kept {
+            Some(admin) if !admin.is_closed() => Ok(admin.clone()),
+            _ => {
+                let admin = Arc::new(self.enter().await?);
+                *kept = Some(admin.clone());
+                Ok(admin)
+            }
+        }
+    }
+
+    async fn enter(&self) -> Result<Admin, AdminError> {
+        Admin::enter(&self.pooler, self.password.as_ref()).await
+    }
+
+    async fn console(&self) -> Result<Admin, AdminError> {
+        let spare = self.spare.lock().await.pop();
+        match spare {
+            Some(admin) if !admin.is_closed() => Ok(admin),
+            _ => self.enter().await,
+        }
+    }
+
+    /// Opens the consoles that [`Self::pause`] will use, so that no login happens in the write pause.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn warm_up(&self, entries: usize) -> Result<(), AdminError> {
+        self.admin().await?;
+        let mut spare = self.spare.lock().await;
+        spare.retain(|admin| !admin.is_closed());
+        while spare.len() < entries {
+            spare.push(self.enter().await?);
+        }
+        Ok(())
+    }
+
+    /// Pauses every entry, and returns when each is seen to be paused: transactions under way go on to their ends, and
+    /// no new server connection is made.
+    ///
+    /// On an error or at the deadline some may be paused: [`Self::resume`] is what ends it.
+    ///
+    /// # Errors
+    /// What it answered, or fatal, naming the entry that is not paused in time.
+    pub async fn pause(&self, entries: &[Entry], deadline: Instant) -> Result<(), StepError> {
+        let one = async |entry: &Entry| -> Result<(), StepError> {
+            let console = self.console().await?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let command = format!("PAUSE {}", quote(&entry.name));
+            // it answers when the pool is empty, which is not believed: `drained` looks
+            let mut pause = tokio::spawn(async move { console.command(&command, left).await.map(|_| ()) });
+            let admin = self.admin().await?;
+            loop {
+                if is_paused(&admin, entry).await? {
+                    return Ok(());
+                }
+                if pause.is_finished()
+                    && let Ok(answer) = (&mut pause).await
+                {
+                    answer?;
+                }
+                if Instant::now() >= deadline {
+                    return Err(StepError::fatal(
+                        format!("PgBouncer {} has not paused `{}` in time", self.pooler, entry.name),
+                        "look at its log, then try again",
+                    ));
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        try_join_all(entries.iter().map(one)).await?;
+        Ok(())
+    }
+
+    /// Waits until no paused entry has a server connection left.
+    ///
+    /// # Errors
+    /// What it answered, or fatal, naming the clients whose transactions do not end.
+    pub async fn drained(&self, entries: &[Entry], deadline: Instant) -> Result<(), StepError> {
+        let one = async |entry: &Entry| -> Result<(), StepError> {
+            let admin = self.admin().await?;
+            loop {
+                let servers = admin.server_connections(&entry.name).await?;
+                if servers == 0 && is_paused(&admin, entry).await? {
+                    return Ok(());
+                }
+                if Instant::now() >= deadline {
+                    let clients = admin.show("CLIENTS").await?;
+                    return Err(StepError::fatal(
+                        format!(
+                            "PgBouncer {} still has {servers} server connections for `{}`: a transaction does not end",
+                            self.pooler, entry.name
+                        ),
+                        "find it in `SHOW SERVERS` there and in pg_stat_activity, wait until it has ended, then try again",
+                    )
+                    .because(holding(&clients, &entry.name)));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        try_join_all(entries.iter().map(one)).await?;
+        Ok(())
+    }
+
+    /// Lets every entry go on, whatever state it is in, and returns when none is paused.
+    ///
+    /// Consoles that PAUSE may still hold are given up: a pause outlives the connection that asked for it.
+    ///
+    /// # Errors
+    /// A transient [`StepError`] that names the entry that stays paused.
+    pub async fn resume(&self, entries: &[Entry]) -> Result<(), StepError> {
+        let one = async |entry: &Entry| -> Result<(), StepError> {
+            let admin = self.admin().await?;
+            let resume = format!("RESUME {}", quote(&entry.name));
+            // refused when it is not paused, which is what is wanted: the look below decides
+            let answer = admin.command(&resume, COMMAND_BUDGET).await;
+            let paused = is_paused(&admin, entry).await?;
+            match answer {
+                _ if !paused => Ok(()),
+                Err(error) => Err(error.into()),
+                Ok(_) => Err(StepError::transient(format!(
+                    "PgBouncer {} keeps `{}` paused after RESUME",
+                    self.pooler, entry.name
+                ))),
+            }
+        };
+        // one entry that does not answer must not keep the others' clients waiting
+        join_all(entries.iter().map(one)).await.into_iter().collect()
+    }
+
+    /// Computes the configuration with every entry moved, and checks that the file can be replaced.
+    ///
+    /// # Errors
+    /// Blocked, if the file cannot be read or replaced, or an entry is not in it (but in an `%include`).
+    pub fn rehearse(&self, entries: &[Entry], from: &Address, to: &Address) -> Result<(), StepError> {
+        let path = &self.pooler.ini;
+        let text = read(path)?;
+        let rewritten = ini::repoint(&text, from, to, |name| has(entries, name));
+        let missing: Vec<_> = entries.iter().map(|e| &e.name).filter(|name| !rewritten.moved.contains(name)).collect();
+        if !missing.is_empty() {
+            return Err(StepError::blocked(
+                format!("entries {missing:?} of PgBouncer {} are not in `{}`", self.pooler, path.display()),
+                "name the file that holds them under `ini`; entries in an included file cannot be moved yet",
+            ));
+        }
+        replace(path, &text)
+    }
+
+    /// Moves every entry from one address to the other: file replaced, RELOAD, and a look at what it made of it.
+    ///
+    /// # Errors
+    /// [`StepError`]; the file may already be replaced, and running this again finishes it.
+    pub async fn repoint(
+        &self,
+        entries: &[Entry],
+        from: &Address,
+        to: &Address,
+        deadline: Instant,
+    ) -> Result<(), StepError> {
+        let path = &self.pooler.ini;
+        let rewritten = ini::repoint(&read(path)?, from, to, |name| has(entries, name));
+        if !rewritten.moved.is_empty() {
+            replace(path, &rewritten.text)?;
+        }
+        let admin = self.reload().await?;
+        // 1.24 answers success on a file that it could not read
+        loop {
+            let now = admin.entries().await?;
+            let stays: Vec<_> = entries
+                .iter()
+                .filter(|wanted| !now.iter().any(|e| e.name == wanted.name && e.leads_to(to)))
+                .map(|entry| entry.name.clone())
+                .collect();
+            if stays.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(StepError::transient(format!(
+                    "PgBouncer {} still leads {stays:?} elsewhere after RELOAD",
+                    self.pooler
+                )));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Lets it read its configuration anew.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn reload(&self) -> Result<Arc<Admin>, AdminError> {
+        let admin = self.admin().await?;
+        admin.command("RELOAD", COMMAND_BUDGET).await?;
+        Ok(admin)
+    }
+}
+
+fn has(entries: &[Entry], name: &str) -> bool {
+    entries.iter().any(|entry| entry.name == name)
+}
+
+/// Names the clients that hold a server connection of the entry.
+fn holding(clients: &[Shown], entry: &str) -> String {
+    let text = |row: &Shown, key: &str| row.get(key).cloned().unwrap_or_default();
+    let linked = clients.iter().filter(|row| text(row, "database") == entry && !text(row, "link").is_empty());
+    let named: Vec<_> = linked
+        .map(|row| {
+            format!(
+                "client {}:{} (role `{}`, `{}`)",
+                text(row, "addr"),
+                text(row, "port"),
+                text(row, "user"),
+                text(row, "application_name")
+            )
+        })
+        .collect();
+    if named.is_empty() { "no client holds one any more".to_owned() } else { named.join("; ") }
+}
+
+async fn is_paused(admin: &Admin, entry: &Entry) -> Result<bool, AdminError> {
+    Ok(admin.entries().await?.iter().any(|e| e.name == entry.name && e.paused))
+}
+
+fn read(path: &Path) -> Result<String, StepError> {
+    std::fs::read_to_string(path).map_err(|e| crate::world::io_failure("read", path, e))
+}
+
+/// Replaces a file in one step, so that a reader sees the old text or the new one, and durably; owner and mode are kept. A
+/// file that is not there yet is made for this user alone.
+pub(crate) fn replace(path: &Path, text: &str) -> Result<(), StepError> {
+    use std::{
+        io::Write,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+    };
+    let mut next = path.to_owned().into_os_string();
+    next.push(".pgleap-next");
+    let next = PathBuf::from(next);
+    let write = || -> std::io::Result<()> {
+        let old = match std::fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            old => Some(old?),
+        };
+        let mut file = std::fs::File::create(&next)?;
+        file.set_permissions(std::fs::Permissions::from_mode(old.as_ref().map_or(0o600, MetadataExt::mode)))?;
+        if let Some(old) = old {
+            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&next, path)?;
+        std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    write().map_err(|error| crate::world::io_failure("replace", path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replace_keeps_the_mode_and_leaves_nothing_behind() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pgbouncer.ini");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        replace(&path, "new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
