@@ -58,7 +58,7 @@ pub enum Command {
     /// Move writes back to the source: the same switchover, the other way
     Rollback,
     /// Finish what was interrupted, or take it back, as the journal says
-    Resume,
+    Resume(Resume),
     /// Take the upgrade back before the switchover: the source is left as it was found
     Unwind,
     /// Give up the way back, and remove everything of pgleap's from both sides
@@ -82,6 +82,14 @@ pub struct Guard {
     /// Started by another pgleap on this host, for the poolers of its configuration
     #[arg(long, required = true)]
     pub beside: bool,
+}
+
+/// `pgleap resume`
+#[derive(Debug, Args)]
+pub struct Resume {
+    /// Wait for the end of standard input first, and take over only if it brings no last word
+    #[arg(long, hide = true)]
+    pub when_orphaned: bool,
 }
 
 /// `pgleap watch`

@@ -11,6 +11,7 @@ mod exit;
 mod interrupt;
 mod out;
 mod report;
+mod second;
 mod secrets;
 mod site;
 

@@ -25,7 +25,8 @@ const JOURNAL: &str = "journal.sqlite";
 pub struct Site {
     /// What the operator wants.
     pub config: Config,
-    file: PathBuf,
+    /// The file it was read from.
+    pub file: PathBuf,
     journal: PathBuf,
 }
 

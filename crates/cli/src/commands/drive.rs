@@ -10,6 +10,7 @@ use crate::{
     exit::Exit,
     interrupt,
     out::{Out, SCHEMA},
+    second::Second,
     site::{self, Site},
 };
 
@@ -39,7 +40,13 @@ pub async fn drive_begun(site: &Site, out: Out, verb: Verb) -> Result<Exit, Comm
     let id = site::known_id(&journal)?
         .ok_or_else(|| CommandError::new(Exit::Usage, "nothing was begun here").hint("`pgleap run` begins"))?;
     let world = site.world(id).await?;
-    drive(&world, &journal, out, verb).await
+    // tests that count the deaths of one process want no other to take over
+    let alone = cfg!(feature = "faults") && std::env::var_os("PGLEAP_FAULT_ALONE").is_some();
+    let pauses = matches!(verb, Verb::Switchover | Verb::Rollback | Verb::Resume);
+    let second = (pauses && !alone).then(|| Second::start(site)).transpose()?;
+    let ended = drive(&world, &journal, out, verb).await;
+    second.into_iter().for_each(Second::dismiss);
+    ended
 }
 
 /// Drives the chain with a display, and says how it ended.

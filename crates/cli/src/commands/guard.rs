@@ -12,7 +12,7 @@ use pgleap_upgrade::{
 use crate::{errors::CommandError, exit::Exit, site::Site};
 
 /// How long nobody must have asked, and nothing been held.
-const IDLE: Duration = Duration::from_secs(120);
+const IDLE: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(site: &Site) -> Result<Exit, CommandError> {
     let directory = &site.config.state_dir;

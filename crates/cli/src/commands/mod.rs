@@ -46,7 +46,7 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
         Command::Switchover => switchover::run(&site, out).await,
         Command::Verify => verify::run(&site, out).await,
         Command::Rollback => rollback::run(&site, out).await,
-        Command::Resume => resume::run(&site, out).await,
+        Command::Resume(args) => resume::run(&args, &site, out).await,
         Command::Unwind => unwind::run(&site, out).await,
         Command::Finalize => finalize::run(&site, out).await,
         Command::Guard(_) => guard::run(&site).await,

@@ -3,8 +3,11 @@
 //! Asks nothing: what it ends was confirmed when it began, and clients may be waiting.
 
 use super::drive::{Verb, drive_begun};
-use crate::{errors::CommandError, exit::Exit, out::Out, site::Site};
+use crate::{args::Resume, errors::CommandError, exit::Exit, out::Out, second, site::Site};
 
-pub(super) async fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
-    drive_begun(site, out, Verb::Resume).await
+pub(super) async fn run(args: &Resume, site: &Site, out: Out) -> Result<Exit, CommandError> {
+    match args.when_orphaned {
+        true => second::stand_by(site, out).await,
+        false => drive_begun(site, out, Verb::Resume).await,
+    }
 }

@@ -33,7 +33,7 @@ impl Story {
     async fn command(&self, verb: &str) -> ExitStatus {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgleap"));
         command.args(["--yes", "--config"]).arg(&self.config).arg(verb);
-        command.env("PGLEAP_FAULT", format!("kill-each:{}", self.points.display()));
+        command.env("PGLEAP_FAULT", format!("kill-each:{}", self.points.display())).env("PGLEAP_FAULT_ALONE", "1");
         let log = self.config.with_file_name("pgleap.log");
         let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);

@@ -8,6 +8,7 @@ mod commands;
 mod docs;
 #[cfg(feature = "faults")]
 mod kills;
+mod orphans;
 mod reports;
 mod stops;
 mod usage;
