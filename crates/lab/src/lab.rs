@@ -27,7 +27,9 @@ pub struct LabSpec {
     pub pgbouncer: Option<PathBuf>,
     /// Further settings of the source.
     pub source_settings: Vec<(String, String)>,
-    /// Further settings of the pooler.
+    /// How many PgBouncers stand in front of the source.
+    pub poolers: usize,
+    /// Further settings of the poolers.
     pub pooler_settings: Vec<(String, String)>,
     /// The write budget, as in the configuration.
     pub write_pause: String,
@@ -45,6 +47,7 @@ impl LabSpec {
             bindirs: Vec::new(),
             pgbouncer: None,
             source_settings: Vec::new(),
+            poolers: 1,
             pooler_settings: Vec::new(),
             write_pause: "2s".into(),
         }
@@ -97,6 +100,8 @@ pub struct Lab {
     pub source: Server,
     /// The pooler.
     pub pooler: Pooler,
+    /// Further poolers in front of the same source.
+    pub siblings: Vec<Pooler>,
     /// The source's port.
     pub source_port: u16,
     /// The port that the target will have.
@@ -190,27 +195,37 @@ impl Lab {
             );
             session.batch_execute(&sql).await.map_err(|e| fill(database, e))?;
         }
-        let port = free_port().map_err(|source| LabError::Io { dir: spec.dir.clone(), source })?;
         let entry = |name: &String| (name.clone(), HOST.to_owned(), source_port, name.clone());
-        let pooler = PoolerSpec {
-            bin: bouncer,
-            dir: spec.dir.join("pooler"),
-            port,
-            account: account.clone(),
-            databases: spec.databases.iter().map(entry).collect(),
-            users: ROLES[1..].iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())).collect(),
-            admin_users: vec!["pooladmin".into()],
-            pool_mode: "transaction".into(),
-            extra: spec.pooler_settings.clone(),
-        };
-        let pooler = pooler.start().await?;
-        Ok(Self { spec, account, source, pooler, source_port, target_port })
+        let mut poolers = Vec::new();
+        for number in 0..spec.poolers.max(1) {
+            let name = if number == 0 { "pooler".to_owned() } else { format!("pooler{number}") };
+            let pooler = PoolerSpec {
+                bin: bouncer.clone(),
+                dir: spec.dir.join(name),
+                port: free_port().map_err(|source| LabError::Io { dir: spec.dir.clone(), source })?,
+                account: account.clone(),
+                databases: spec.databases.iter().map(entry).collect(),
+                users: ROLES[1..].iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())).collect(),
+                admin_users: vec!["pooladmin".into()],
+                pool_mode: "transaction".into(),
+                extra: spec.pooler_settings.clone(),
+            };
+            poolers.push(pooler.start().await?);
+        }
+        let siblings = poolers.split_off(1);
+        let pooler = poolers.remove(0);
+        Ok(Self { spec, account, source, pooler, siblings, source_port, target_port })
     }
 
     /// Returns how the application reaches `database`: through the pooler.
     pub fn through_pooler(&self, database: &str) -> Config {
+        Self::through(&self.pooler, database)
+    }
+
+    /// Returns how the application reaches `database` through one of the poolers.
+    pub fn through(pooler: &Pooler, database: &str) -> Config {
         let mut config = Config::new();
-        config.host(HOST).port(self.pooler.spec.port).user(ROLES[1].0).password(ROLES[1].1).dbname(database);
+        config.host(HOST).port(pooler.spec.port).user(ROLES[1].0).password(ROLES[1].1).dbname(database);
         config
     }
 
@@ -241,6 +256,19 @@ impl Lab {
         let names: Vec<_> = self.spec.databases.iter().map(|name| format!("\"{name}\"")).collect();
         let bindirs: Vec<_> =
             self.spec.bindirs.iter().map(|path| format!("{:?}", path.display().to_string())).collect();
+        let poolers: Vec<_> = self
+            .poolers()
+            .map(|pooler| {
+                format!(
+                    "[[route.pgbouncer]]\n\
+                     admin = \"host={HOST} port={} user=pooladmin\"\n\
+                     password = {{ passfile = \"passfile\" }}\n\
+                     ini = \"{}\"\n\n",
+                    pooler.spec.port,
+                    pooler.ini_path.display()
+                )
+            })
+            .collect();
         format!(
             "state_dir = \"state\"\n\n\
              [source]\n\
@@ -257,10 +285,7 @@ impl Lab {
              bindirs = [{}]\n\n\
              [route]\n\
              kind = \"pgbouncer\"\n\n\
-             [[route.pgbouncer]]\n\
-             admin = \"host={HOST} port={} user=pooladmin\"\n\
-             password = {{ passfile = \"passfile\" }}\n\
-             ini = \"{}\"\n\n\
+             {}\
              [budgets]\n\
              write_pause = \"{}\"\n",
             self.source_port,
@@ -268,10 +293,14 @@ impl Lab {
             self.spec.to,
             self.target_port,
             bindirs.join(", "),
-            self.pooler.spec.port,
-            self.pooler.ini_path.display(),
+            poolers.concat(),
             self.spec.write_pause,
         )
+    }
+
+    /// Returns every pooler.
+    pub fn poolers(&self) -> impl Iterator<Item = &Pooler> {
+        std::iter::once(&self.pooler).chain(&self.siblings)
     }
 
     /// Returns the target, as the upgrade makes it.
@@ -289,7 +318,9 @@ impl Lab {
 
     /// Stops everything that may run: pooler, source, copy, target.
     pub async fn stop(&self) {
-        drop(self.pooler.stop().await);
+        for pooler in self.poolers() {
+            drop(pooler.stop().await);
+        }
         let mut servers = vec![self.source.clone()];
         servers.extend(self.target());
         servers.push(Server { data_dir: self.spec.dir.join("w/copy"), ..self.source.clone() });

@@ -1,8 +1,11 @@
 //! How clients are moved: every PgBouncer of the configuration, worked on together through their guards.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use futures::future::{join_all, try_join_all};
+use futures::{
+    FutureExt,
+    future::{join, join_all, try_join_all},
+};
 use pgleap_saga::StepError;
 use tokio::time::Instant;
 
@@ -64,6 +67,21 @@ impl Pause {
     }
 }
 
+/// A pooler that could not be worked on, while the others were.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// Which one.
+    pub pooler: String,
+    /// Why.
+    pub error: StepError,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PgBouncer {}: {}", self.pooler, self.error)
+    }
+}
+
 /// What a guard's answer may take that does not wait for transactions.
 const AT_ONCE: Duration = Duration::from_secs(5);
 /// A rewrite, a RELOAD, and a look at what it made of it.
@@ -94,6 +112,10 @@ impl Member {
             Answer::Entries(entries) => Ok(entries),
             other => Err(self.odd(&other)),
         }
+    }
+
+    fn lost(&self, error: StepError) -> Lost {
+        Lost { pooler: self.pooler.to_string(), error }
     }
 
     fn odd(&self, answer: &Answer) -> StepError {
@@ -142,6 +164,16 @@ impl PgBouncers {
         try_join_all(self.members.iter().enumerate().map(of_member)).await
     }
 
+    /// Like [`Self::leading_to`], of those poolers that answer.
+    pub async fn reachable_leading_to(&self, address: &Address, databases: &[String]) -> (Vec<Entries>, Vec<Lost>) {
+        let of_member = async |(member, m): (usize, &Member)| {
+            let mut entries = m.entries().await.map_err(|error| m.lost(error))?;
+            entries.retain(|e| e.leads_to(address) && databases.contains(&e.database));
+            Ok(Entries { member, entries })
+        };
+        split(join_all(self.members.iter().enumerate().map(of_member)).await)
+    }
+
     /// Opens what [`Self::begin_pause`] will use, so that no login happens in the write pause.
     ///
     /// # Errors
@@ -187,12 +219,37 @@ impl PgBouncers {
         self.each(all, |entries| (verb(entries), within)).await
     }
 
-    /// Tells every guard that the new address was decided on: each leads its entries there, and clients wait on.
+    /// Tells every guard that the new address was decided on, and lets its clients go on there as soon as `open` has ended:
+    /// that one runs beside it. A pooler that is lost does not keep the others' clients waiting; its guard, told or not, leads
+    /// it there or meets the fence.
     ///
     /// # Errors
-    /// [`StepError`]; what was told is not forgotten, and telling it again finishes it.
-    pub async fn decide(&self, all: &[Entries], pause: &Pause) -> Result<(), StepError> {
-        self.each(all, |entries| (Verb::Decide { turn: pause.turn(entries) }, REPOINT_BUDGET)).await
+    /// Those of `open`, or of the poolers if not one could be moved.
+    pub async fn move_clients(
+        &self,
+        all: &[Entries],
+        pause: &Pause,
+        open: impl Future<Output = Result<(), StepError>>,
+    ) -> Result<Vec<Lost>, StepError> {
+        let open = open.shared();
+        let one = async |entries: &Entries| -> Result<Result<(), Lost>, StepError> {
+            let member = &self.members[entries.member];
+            let decide = member.guard.ask(Verb::Decide { turn: pause.turn(entries) }, REPOINT_BUDGET);
+            // it is led there also if the server cannot be opened yet: that server alone may serve from here
+            let (decided, opened) = join(decide, open.clone()).await;
+            opened?;
+            // who could not be led there must not be let go: it would be to the old side
+            let moved = async {
+                decided?;
+                member.guard.ask(Verb::Resume { entries: entries.entries.clone() }, AT_ONCE).await
+            };
+            Ok(moved.await.map(drop).map_err(|error| member.lost(error)))
+        };
+        let moved = try_join_all(all.iter().filter(|entries| !entries.entries.is_empty()).map(one)).await?;
+        open.await?;
+        let count = moved.len();
+        let (_, mut lost) = split(moved);
+        if lost.len() == count && count > 0 { Err(lost.remove(0).error) } else { Ok(lost) }
     }
 
     /// Lets every entry go on, whatever state it is in, and returns when none is paused.
@@ -200,7 +257,16 @@ impl PgBouncers {
     /// # Errors
     /// A transient [`StepError`] that names the entry that stays paused.
     pub async fn resume(&self, all: &[Entries]) -> Result<(), StepError> {
-        self.each(all, |entries| (Verb::Resume { entries: entries.entries.clone() }, AT_ONCE)).await
+        match self.resume_reachable(all).await.into_iter().next() {
+            None => Ok(()),
+            Some(lost) => Err(lost.error),
+        }
+    }
+
+    /// Lets every entry of the poolers that answer go on. The others' guards end their pauses when the leases are over.
+    pub async fn resume_reachable(&self, all: &[Entries]) -> Vec<Lost> {
+        let verb = |entries: &Entries| Verb::Resume { entries: entries.entries.clone() };
+        self.ask_each(all, |entries| (verb(entries), AT_ONCE)).await
     }
 
     /// Pauses every entry, reloads and resumes on the same server: the least that any switchover costs clients.
@@ -234,12 +300,31 @@ impl PgBouncers {
 
     /// Asks every guard that has entries here, and waits for all of them: one that does not answer must not keep the
     /// others' clients waiting.
-    async fn each(&self, all: &[Entries], verb: impl Fn(&Entries) -> (Verb, Duration)) -> Result<(), StepError> {
+    async fn ask_each(&self, all: &[Entries], verb: impl Fn(&Entries) -> (Verb, Duration)) -> Vec<Lost> {
         let one = async |entries: &Entries| {
             let (verb, within) = verb(entries);
-            self.members[entries.member].guard.ask(verb, within).await.map(drop)
+            let member = &self.members[entries.member];
+            member.guard.ask(verb, within).await.map(drop).map_err(|error| member.lost(error))
         };
         let all = all.iter().filter(|entries| !entries.entries.is_empty());
-        join_all(all.map(one)).await.into_iter().collect()
+        split(join_all(all.map(one)).await).1
     }
+
+    async fn each(&self, all: &[Entries], verb: impl Fn(&Entries) -> (Verb, Duration)) -> Result<(), StepError> {
+        match self.ask_each(all, verb).await.into_iter().next() {
+            None => Ok(()),
+            Some(lost) => Err(lost.error),
+        }
+    }
+}
+
+fn split<T>(results: Vec<Result<T, Lost>>) -> (Vec<T>, Vec<Lost>) {
+    let (mut well, mut lost) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(value) => well.push(value),
+            Err(error) => lost.push(error),
+        }
+    }
+    (well, lost)
 }

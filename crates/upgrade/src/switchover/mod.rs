@@ -11,6 +11,7 @@ pub mod create_reverse;
 pub mod drain;
 pub mod fence;
 pub mod fence_lease;
+pub mod gather_poolers;
 pub mod hot;
 pub mod move_clients;
 pub mod pause_pools;
@@ -52,4 +53,5 @@ pub fn plan(id: String, from: Side, budgets: &Budgets) -> Plan<World> {
         .then(confirm_reverse::ConfirmReverse { from })
         .then(prove_equal::ProveEqual { from })
         .then(retire_forward::RetireForward { from })
+        .then(gather_poolers::GatherPoolers { from })
 }

@@ -1,6 +1,5 @@
 //! The point of no return: opens the other side and lets clients go on there.
 
-use futures::future::try_join;
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use serde::{Deserialize, Serialize};
 
@@ -64,10 +63,11 @@ impl Step<World> for MoveClients {
         };
         let pause = pause(cx, self.from);
         let open = async { Ok(session.batch(&access::restore(&saved)).await?) };
-        let decide = world.route.decide(&entries, &pause);
-        try_join(open, decide).await?;
+        let lost = world.route.move_clients(&entries, &pause, open).await?;
         fault_point!("switchover.move_clients.after_decision");
-        world.route.resume(&entries).await?;
+        for lost in lost {
+            cx.warn(format!("{lost}: it is led to the {to} as soon as it is back"));
+        }
         Ok(Moved { write_pause_ms: paused_at.map(|at| at.elapsed().as_secs_f64() * 1000.0) })
     }
 

@@ -3,7 +3,7 @@
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use tokio::time::Instant;
 
-use super::hot::{cold, databases, entries_leading_to, pause};
+use super::hot::{address, cold, databases, pause};
 use crate::{
     pg::Side,
     world::{Cx, World},
@@ -42,8 +42,13 @@ impl Step<World> for PausePools {
 
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let names = databases(cx)?.1;
-        let entries = entries_leading_to(cx.world, self.from, &names).await?;
-        cx.world.route.resume(&entries).await?;
+        let (entries, mut lost) =
+            cx.world.route.reachable_leading_to(&address(cx.world.cluster(self.from)), &names).await;
+        lost.extend(cx.world.route.resume_reachable(&entries).await);
+        for lost in lost {
+            // one that is down pauses nobody when it is back; another one's pause ends with its lease
+            cx.warn(format!("{lost}: its guard ends the pause when the lease is over"));
+        }
         // snapshots that the pause took would hold back vacuum on both sides
         *cx.world.hot.lock().await = None;
         Ok(())

@@ -211,7 +211,7 @@ pub async fn end(lab: Lab) {
 /// Stops what a failing test leaves running, and shows the ends of its logs.
 pub struct Guard {
     _servers: Vec<StopOnDrop>,
-    _pooler: KillOnDrop,
+    _poolers: Vec<KillOnDrop>,
 }
 
 /// Returns the guard of a laboratory: to be held to the end of the test.
@@ -222,5 +222,5 @@ pub fn guard(lab: &Lab) -> Guard {
         ..lab.source.clone()
     };
     let servers = [lab.source.clone(), lab.target().unwrap(), copy].map(StopOnDrop);
-    Guard { _servers: servers.into(), _pooler: KillOnDrop(lab.pooler.clone()) }
+    Guard { _servers: servers.into(), _poolers: lab.poolers().cloned().map(KillOnDrop).collect() }
 }

@@ -1,0 +1,52 @@
+//! Sees that every pooler leads to the side that serves, also one that was lost on the way.
+
+use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
+
+use super::hot::{address, databases, pause};
+use crate::{
+    pg::Side,
+    world::{Cx, World},
+};
+
+/// Leads poolers there that were away when the others were moved. Their clients met the fence meanwhile, no writable server.
+pub struct GatherPoolers {
+    /// The side that served.
+    pub from: Side,
+}
+
+impl Step<World> for GatherPoolers {
+    /// How many poolers had to be led there.
+    type Output = usize;
+    const NAME: StepName = StepName("switchover.gather_poolers");
+    const REVISION: u32 = 1;
+    const REVERSAL: Reversal = Reversal::Nothing;
+
+    fn summary(&self) -> String {
+        format!("see that every pooler leads to the {}", self.from.other())
+    }
+
+    async fn probe(&self, _: &Cx<'_>) -> Result<Observed<usize>, StepError> {
+        Ok(Observed::Absent)
+    }
+
+    async fn run(&self, cx: &Cx<'_>) -> Result<usize, StepError> {
+        let world = cx.world;
+        let (_, names) = databases(cx)?;
+        let from = address(world.cluster(self.from));
+        let (behind, unseen) = world.route.reachable_leading_to(&from, &names).await;
+        let late = behind.iter().filter(|entries| !entries.entries.is_empty()).count();
+        // the side is open: nothing is to be waited for
+        let mut lost = world.route.move_clients(&behind, &pause(cx, self.from), async { Ok(()) }).await?;
+        lost.extend(unseen);
+        if lost.is_empty() {
+            return Ok(late);
+        }
+        let names: Vec<_> = lost.iter().map(ToString::to_string).collect();
+        Err(StepError::transient(format!("{} of the poolers cannot be led to the {}", lost.len(), self.from.other()))
+            .because(names.join("; ")))
+    }
+
+    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
+        Ok(())
+    }
+}
