@@ -38,8 +38,12 @@ impl RetryPolicy {
     /// Returns the wait after `failed` failed attempts where clients wait and there is no way back: it starts small,
     /// and gives up after about as long a wait in total as outside.
     pub(crate) fn urgent_delay(&self, failed: u32, waited: Duration) -> Option<Duration> {
-        let patience: Duration = (1..self.attempts).filter_map(|n| self.delay(n)).sum();
-        (waited < patience).then(|| self.grown(self.in_section.max(Duration::from_millis(1)), failed))
+        (waited < self.patience()).then(|| self.grown(self.in_section.max(Duration::from_millis(1)), failed))
+    }
+
+    /// Returns how long retries wait in total.
+    pub(crate) fn patience(&self) -> Duration {
+        (1..self.attempts).filter_map(|n| self.delay(n)).sum()
     }
 
     fn grown(&self, start: Duration, failed: u32) -> Duration {

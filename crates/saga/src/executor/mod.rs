@@ -5,10 +5,12 @@
 //! transaction: inside the write pause every sync counts), the point of no return before its step runs. A process that
 //! dies inside a section before the point of no return has left clients waiting, so its successor unwinds at once.
 //!
-//! Does not survive: a journal that cannot be written. The run breaks off, as nothing may happen that it does not hold.
+//! Does not survive: a journal that cannot be written. The run breaks off, as nothing may happen that it does not hold;
+//! but for one thing: whoever waits in a section that has a way back is let go first (`release.rs`).
 
 mod forward;
 mod race;
+mod release;
 mod unwind;
 
 use std::{collections::HashSet, time::Duration};
@@ -50,12 +52,8 @@ impl<'j> Executor<'j> {
         }
         let resumed = known.is_some();
         let mut run = Run::open(self, plan, world, known).await?;
-        let outcome = match run.state.direction {
-            Direction::Unwinding => run.backward().await?,
-            Direction::Forward if resumed => run.resume().await?,
-            Direction::Forward => run.forward().await?,
-        };
-        run.conclude(outcome)
+        let ended = run.go_on(resumed).await;
+        run.conclude(ended).await
     }
 
     /// Turns the plan back, for `cause`, and takes back every step that was begun; also a plan that is done, as long
@@ -74,11 +72,8 @@ impl<'j> Executor<'j> {
             Some(_) => {}
         }
         let mut run = Run::open(self, plan, world, known).await?;
-        if run.state.direction == Direction::Forward {
-            run.turn(cause);
-        }
-        let outcome = run.backward().await?;
-        run.conclude(outcome)
+        let ended = run.turn_back(cause).await;
+        run.conclude(ended).await
     }
 
     /// Finds the plan in the journal, and refuses one that cannot go on as the plan given.
@@ -146,6 +141,8 @@ struct Run<'r, W> {
     front: usize,
     /// End of the section begun last, if it was begun in this run.
     deadline: Option<Instant>,
+    /// The point of no return was given to the journal, by this process or perhaps by an earlier one, whatever came of it.
+    may_be_past: bool,
     /// Stop requests that unwinding takes no notice of: those it started with.
     stops_seen: u64,
 }
@@ -161,10 +158,7 @@ impl<'r, W: Sync> Run<'r, W> {
         let steps = plan.describe();
         let is_new = known.is_none();
         let state = match known {
-            Some(state) => {
-                journal.append_note(&plan.id, &format!("resumed by process {}", std::process::id()))?;
-                state
-            }
+            Some(state) => state,
             None => {
                 fault_point!("plan.before_plan_opened");
                 let body = json!({ "kind": plan.kind, "params": plan.params, "steps": steps });
@@ -185,6 +179,7 @@ impl<'r, W: Sync> Run<'r, W> {
             waited: vec![Duration::ZERO; steps.len()],
             front: 0,
             deadline: None,
+            may_be_past: !is_new,
             stops_seen: executor.stop.count(),
             state,
         };
@@ -195,13 +190,40 @@ impl<'r, W: Sync> Run<'r, W> {
         Ok(run)
     }
 
+    async fn go_on(&mut self, resumed: bool) -> Result<Outcome, EngineError> {
+        if resumed {
+            self.note_resumed()?;
+        }
+        match self.state.direction {
+            Direction::Unwinding => self.backward().await,
+            Direction::Forward if resumed => self.resume().await,
+            Direction::Forward => self.forward().await,
+        }
+    }
+
+    async fn turn_back(&mut self, cause: StepError) -> Result<Outcome, EngineError> {
+        self.note_resumed()?;
+        if self.state.direction == Direction::Forward {
+            self.turn(cause);
+        }
+        self.backward().await
+    }
+
+    fn note_resumed(&self) -> Result<(), EngineError> {
+        Ok(self.journal.append_note(&self.plan.id, &format!("resumed by process {}", std::process::id()))?)
+    }
+
     /// Queues the turn from forward to back.
     fn turn(&mut self, cause: StepError) {
         self.stops_seen = self.stop.count();
         self.push(None, RecordKind::DirectionChanged, json!({ "cause": cause }), EventKind::UnwindStarted { cause });
     }
 
-    fn conclude(&self, outcome: Outcome) -> Result<Outcome, EngineError> {
+    async fn conclude(&mut self, ended: Result<Outcome, EngineError>) -> Result<Outcome, EngineError> {
+        let outcome = match ended {
+            Err(EngineError::Journal(lost)) => return Err(self.break_off(lost).await),
+            ended => ended?,
+        };
         self.journal.hold_checkpoints(false)?;
         if !matches!(outcome, Outcome::Done | Outcome::Unwound { .. }) {
             self.emit(Timestamp::now(), None, EventKind::RunEnded { outcome: outcome.clone() });
@@ -242,6 +264,7 @@ impl<'r, W: Sync> Run<'r, W> {
         for record in &records {
             fault_point!(format!("{}.before_{}", record.step.unwrap_or("plan"), record.kind.as_str()));
         }
+        self.may_be_past |= records.iter().any(|record| record.kind == RecordKind::PointOfNoReturn);
         let written = match durability {
             Durability::Synced => self.journal.append(&records)?,
             Durability::Relaxed => self.journal.append_all_relaxed(&records)?,
