@@ -13,7 +13,7 @@ mod race;
 mod release;
 mod unwind;
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::{
     Cx, Direction, EngineError, Event, EventKind, EventSink, Journal, Outcome, Plan, PlanState, Record, RecordKind,
-    RetryPolicy, StepError, StepStatus, StopSignal, fault_point, journal::NewRecord,
+    RetryPolicy, StepError, StepStatus, StopSignal, fault_point, journal::NewRecord, retry::Tries,
 };
 use race::Zone;
 
@@ -134,9 +134,7 @@ struct Run<'r, W> {
     /// Steps that need not run now: succeeded, and not seen to have lost their effect.
     done: Vec<bool>,
     /// Failed attempts at each step since its last success, in this run.
-    failures: Vec<u32>,
-    /// Time spent waiting between them.
-    waited: Vec<Duration>,
+    tries: Vec<Tries>,
     /// The furthest step reached: it says whether clients wait, also while an earlier one runs again.
     front: usize,
     /// End of the section begun last, if it was begun in this run.
@@ -175,8 +173,7 @@ impl<'r, W: Sync> Run<'r, W> {
             world,
             queue: Vec::new(),
             done: state.steps.iter().map(|step| step.status == StepStatus::Done).collect(),
-            failures: vec![0; steps.len()],
-            waited: vec![Duration::ZERO; steps.len()],
+            tries: vec![Tries::default(); steps.len()],
             front: 0,
             deadline: None,
             may_be_past: !is_new,
