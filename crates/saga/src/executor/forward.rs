@@ -48,7 +48,7 @@ impl<W: Sync> Run<'_, W> {
             };
             self.front = self.front.max(k);
             if self.zone() == Zone::Free && self.stop.is_requested() {
-                return self.stopped().await;
+                return self.stopped(k).await;
             }
             match self.attempt(k).await? {
                 Attempt::Succeeded { output, adopted, took } => {
@@ -196,7 +196,7 @@ impl<W: Sync> Run<'_, W> {
     /// Ends the run, or turns it back, because the step `k` was cut short.
     async fn cut(&mut self, k: usize, cut: Cut, last: Option<StepError>) -> Result<Outcome, EngineError> {
         if self.zone() == Zone::Free {
-            return self.stopped().await;
+            return self.stopped(k).await;
         }
         let step = &self.state.steps[k].name;
         let section = self.plan.entries[self.front].section.map(|s| &self.plan.sections[s]);

@@ -236,8 +236,20 @@ impl<'r, W: Sync> Run<'r, W> {
         Ok(outcome)
     }
 
-    async fn stopped(&mut self) -> Result<Outcome, EngineError> {
-        self.push(None, RecordKind::Stopped, json!({}), EventKind::Noted { text: "stopped on request".into() });
+    /// Ends the run at the step `k`, or before it.
+    async fn stopped(&mut self, k: usize) -> Result<Outcome, EngineError> {
+        let back = self.state.direction == Direction::Unwinding;
+        let place = match self.state.steps[k].status {
+            StepStatus::Pending | StepStatus::Undone => "before it began",
+            StepStatus::Undoing | StepStatus::UndoFailed => "while it was taken back",
+            _ if back => "before it was taken back",
+            StepStatus::Running => "in the middle of it",
+            StepStatus::Failed => "before it was tried again",
+            StepStatus::Done => "after it",
+        };
+        let reason = format!("on request, {place}");
+        let event = EventKind::Noted { text: format!("stopped {reason}") };
+        self.push(Some(k), RecordKind::Stopped, json!({ "reason": reason }), event);
         self.flush(Durability::Synced).await?;
         Ok(Outcome::Stopped)
     }

@@ -28,7 +28,7 @@ impl<W: Sync> Run<'_, W> {
                 continue;
             }
             if self.may_stop(k) && self.stop.count() > self.stops_seen {
-                return self.stopped().await;
+                return self.stopped(k).await;
             }
             let step = &self.plan.entries[k].step;
             // A step that is the point of no return never ran if its plan unwinds.
@@ -39,7 +39,7 @@ impl<W: Sync> Run<'_, W> {
                 self.flush(Durability::Synced).await?;
                 match self.undo(k).await? {
                     Ok(()) => fault_point!(format!("{}.after_undo", step.name())),
-                    Err(Ended::Stopped) => return self.stopped().await,
+                    Err(Ended::Stopped) => return self.stopped(k).await,
                     Err(Ended::Failed(error)) => {
                         let event = EventKind::StepUndoFailed { error: error.clone() };
                         self.push(Some(k), RecordKind::UndoFailed, json!({ "error": error }), event);
