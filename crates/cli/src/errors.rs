@@ -135,6 +135,8 @@ impl From<EngineError> for CommandError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Journal(JournalError::Locked { pid }) => JournalError::Locked { pid }.into(),
+            EngineError::JournalInSection { .. } => Self::of(Exit::Stopped, &error)
+                .hint("check the disk that the journal is on, then `pgleap resume`: it ends what was begun"),
             EngineError::PastPointOfNoReturn { .. } => Self::of(Exit::Usage, &error)
                 .hint("`pgleap resume` finishes it; `pgleap rollback` then moves writes back"),
             _ => Self::of(Exit::Unexpected, &error).hint("`pgleap status` says where the upgrade stands"),

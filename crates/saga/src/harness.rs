@@ -14,11 +14,12 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::{
-    Class, Cx, Direction, EventSink, Executor, Journal, Observed, Outcome, Plan, RetryPolicy, Reversal, StepError,
-    StepName, StopSignal, fault::Script, plan::AnyStep,
+    Class, Cx, Direction, EngineError, EventSink, Executor, Journal, JournalError, Observed, Outcome, Plan, PlanState,
+    Release, RetryPolicy, Reversal, StepError, StepName, StopSignal, fault::Script, plan::AnyStep,
 };
 
 /// A plan, the world it works on, and how that must look in the end.
@@ -54,6 +55,7 @@ pub async fn every_case<S: Scenario>(scenario: &S) -> usize {
         + die_at_every_point(scenario).await
         + die_at_every_point_of_unwinding(scenario).await
         + die_once_at_every_point(scenario).await
+        + lose_the_journal_at_every_write(scenario).await
 }
 
 /// Runs the plan to its end, and once more, which must change nothing.
@@ -190,6 +192,42 @@ pub async fn die_once_at_every_point<S: Scenario>(scenario: &S) -> usize {
     1
 }
 
+/// Loses the journal at each write on the way to the end, and of a run that fails for good as late as it can: whoever
+/// waits in a section that has a way back is let go. Resumes with the journal at hand again.
+pub async fn lose_the_journal_at_every_write<S: Scenario>(scenario: &S) -> usize {
+    let last = Case::new(scenario, "").await.last_with_a_way_back();
+    let late = || last.map(|step| (step, StepError::fatal("told to fail", "none")));
+    let mut cases = 0;
+    for late in [None, late()] {
+        let twist = || match late.clone() {
+            None => Twist::None,
+            Some((step, error)) => Twist::Fail { step, when: When::AfterRun, error, fired: Arc::default() },
+        };
+        for write in 1.. {
+            let case =
+                Case::new(scenario, &format!("journal lost after record {write}, failing: {}", late.is_some())).await;
+            let journal = case.journal();
+            case.fill_after(write);
+            let ended = case.try_run(&journal, twist()).await;
+            let (waited, let_go) = match &ended {
+                Ok(_) => break,
+                Err(EngineError::Journal(JournalError::Write(_))) => (false, false),
+                Err(EngineError::JournalInSection { release, .. }) => (true, matches!(release, Release::Whole { .. })),
+                Err(error) => case.fail(&format!("refused: {error}")),
+            };
+            case.empty();
+            let plans = journal.plans().unwrap_or_else(|error| case.fail(&error.to_string()));
+            let open = |plan: &PlanState| plan.open_section().is_some() && !plan.past_point_of_no_return;
+            case.assert(waited == plans.first().is_some_and(open), &format!("who waits is not known: {ended:?}"));
+            case.assert(let_go == waited, &format!("clients are left waiting: {ended:?}"));
+            drop(journal);
+            case.resume_and_check().await;
+            cases += 1;
+        }
+    }
+    cases
+}
+
 struct Case<'s, S: Scenario> {
     scenario: &'s S,
     world: S::World,
@@ -243,7 +281,28 @@ impl<'s, S: Scenario> Case<'s, S> {
         journal.records(0).map_or_else(|error| self.fail(&error.to_string()), |records| records.len())
     }
 
+    /// Lets every write fail, from the one after record `n` on, until [`Case::empty`].
+    fn fill_after(&self, n: usize) {
+        self.alter(&format!(
+            "CREATE TRIGGER full BEFORE INSERT ON records WHEN (SELECT max(n) FROM records) >= {n}
+             BEGIN SELECT RAISE(ABORT, 'told to be full'); END"
+        ));
+    }
+
+    fn empty(&self) {
+        self.alter("DROP TRIGGER full");
+    }
+
+    fn alter(&self, sql: &str) {
+        let altered = Connection::open(self.path()).and_then(|journal| journal.execute_batch(sql));
+        altered.unwrap_or_else(|error| self.fail(&error.to_string()));
+    }
+
     async fn run(&self, journal: &Journal, twist: Twist) -> Outcome {
+        self.try_run(journal, twist).await.unwrap_or_else(|error| self.fail(&format!("refused: {error}")))
+    }
+
+    async fn try_run(&self, journal: &Journal, twist: Twist) -> Result<Outcome, EngineError> {
         let mut plan = self.scenario.plan(&self.world);
         let twist = Arc::new(twist);
         plan.entries = plan
@@ -257,7 +316,7 @@ impl<'s, S: Scenario> Case<'s, S> {
             .collect();
         let retry = RetryPolicy { first: Duration::from_millis(5), ..RetryPolicy::default() };
         let executor = Executor::new(journal, EventSink::new(), retry, StopSignal::new());
-        executor.execute(&plan, &self.world).await.unwrap_or_else(|error| self.fail(&format!("refused: {error}")))
+        executor.execute(&plan, &self.world).await
     }
 
     /// Resumes after a death, to the end that the journal calls for.

@@ -27,7 +27,7 @@ pub use error::{Class, StepError};
 pub use events::{Event, EventKind, EventSink};
 pub use executor::Executor;
 pub use journal::{Journal, JournalError, Record, RecordKind, Sample};
-pub use outcome::{EngineError, Failure, Outcome};
+pub use outcome::{EngineError, Failure, Outcome, Release};
 pub use plan::{Plan, Section, StepDescription};
 pub use retry::RetryPolicy;
 pub use state::{Direction, PlanState, SectionState, StepState, StepStatus};

@@ -1,5 +1,7 @@
 //! How a run ends, and why the engine may refuse to run at all.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{JournalError, StepError};
@@ -33,12 +35,58 @@ pub enum Outcome {
     NeedsOperator(Failure),
 }
 
+/// What became of a section that was open, and had a way back, when the journal failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Release {
+    /// These steps were taken back, newest first and without a record: nothing of the section is left.
+    Whole {
+        /// Their names.
+        undone: Vec<String>,
+    },
+    /// One step could not be taken back: it still holds, and those before it.
+    Partial {
+        /// The names of those that were, newest first.
+        undone: Vec<String>,
+        /// The one that was not.
+        failure: Box<Failure>,
+    },
+    /// Nothing was taken back: the point of no return may be recorded, and then the plan goes on from where it is.
+    Withheld,
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |steps: &[String]| match steps {
+            [] => "nothing".to_owned(),
+            steps => steps.iter().map(|step| format!("`{step}`")).collect::<Vec<_>>().join(" and "),
+        };
+        match self {
+            Self::Whole { undone } => write!(f, "{} taken back, so that nobody waits", names(undone)),
+            Self::Partial { undone, failure } => {
+                write!(f, "{} taken back, but not `{}`: {}", names(undone), failure.step, failure.error)
+            }
+            Self::Withheld => f.write_str("nothing taken back, as the point of no return may be recorded"),
+        }
+    }
+}
+
 /// Why the engine did not run a plan, or had to break off.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The journal could not be read or written: nothing may happen that it does not know of.
     #[error("the journal failed, so the run was broken off")]
     Journal(#[from] JournalError),
+    /// As [`EngineError::Journal`], but before the point of no return of a section, where somebody waits.
+    #[error("the journal failed inside `{section}`, so the run was broken off: {release}")]
+    JournalInSection {
+        /// The section's name.
+        section: String,
+        /// What was done for those who wait.
+        release: Release,
+        /// The journal's failure.
+        #[source]
+        source: Box<JournalError>,
+    },
     /// A plan names a step twice; the journal tells steps apart by name.
     #[error("plan `{plan}` has step `{step}` twice")]
     DuplicateStep {

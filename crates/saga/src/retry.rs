@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use crate::StepError;
+
 /// Backoff between the attempts at one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
@@ -15,6 +19,32 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// Wait between attempts while clients wait too: inside a section.
     pub in_section: Duration,
+    /// What a person can do once the attempts are used up, in the words of the program that they type it to.
+    pub used_up: &'static str,
+}
+
+/// The failed attempts at one step, or at its undo, since it last succeeded.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tries {
+    /// How many.
+    pub(crate) failed: u32,
+    /// Time spent waiting between them.
+    pub(crate) waited: Duration,
+    began: Option<Instant>,
+}
+
+impl Tries {
+    /// Remembers when the first attempt began.
+    pub(crate) fn begin(&mut self) {
+        self.began.get_or_insert_with(Instant::now);
+    }
+
+    /// Adds to a failure that will not be retried any more how long that was tried, and what is left to do.
+    pub(crate) fn give_up(self, error: &mut StepError, policy: &RetryPolicy) {
+        let (times, took) = (self.failed, self.began.map(|began| began.elapsed()).unwrap_or_default());
+        let tried = format!("tried {times} times over {:.1} s; {}", took.as_secs_f64(), policy.used_up);
+        error.hint = Some(error.hint.take().map_or(tried.clone(), |own| format!("{own}; {tried}")));
+    }
 }
 
 impl Default for RetryPolicy {
@@ -25,6 +55,7 @@ impl Default for RetryPolicy {
             max_delay: Duration::from_secs(10),
             attempts: 8,
             in_section: Duration::from_millis(5),
+            used_up: "resume tries again",
         }
     }
 }
@@ -38,8 +69,12 @@ impl RetryPolicy {
     /// Returns the wait after `failed` failed attempts where clients wait and there is no way back: it starts small,
     /// and gives up after about as long a wait in total as outside.
     pub(crate) fn urgent_delay(&self, failed: u32, waited: Duration) -> Option<Duration> {
-        let patience: Duration = (1..self.attempts).filter_map(|n| self.delay(n)).sum();
-        (waited < patience).then(|| self.grown(self.in_section.max(Duration::from_millis(1)), failed))
+        (waited < self.patience()).then(|| self.grown(self.in_section.max(Duration::from_millis(1)), failed))
+    }
+
+    /// Returns how long retries wait in total.
+    pub(crate) fn patience(&self) -> Duration {
+        (1..self.attempts).filter_map(|n| self.delay(n)).sum()
     }
 
     fn grown(&self, start: Duration, failed: u32) -> Duration {

@@ -182,8 +182,14 @@ impl<'a> Chain<'a> {
         Ok(standing(&self.journal.plans()?))
     }
 
-    fn executor(&self) -> Executor<'_> {
-        Executor::new(self.journal, self.events.clone(), RetryPolicy::default(), self.stop.clone())
+    fn executor(&self, plan: &Plan<World>) -> Executor<'_> {
+        let used_up = match plan.kind() {
+            "upgrade" => "`pgleap resume` tries again; `pgleap unwind` takes everything back",
+            // elsewhere unwinding is refused, or takes back more than what failed
+            _ => "`pgleap resume` tries again",
+        };
+        let retry = RetryPolicy { used_up, ..RetryPolicy::default() };
+        Executor::new(self.journal, self.events.clone(), retry, self.stop.clone())
     }
 
     fn next_id(&self, kind: &str) -> Result<String, ChainError> {
@@ -201,7 +207,7 @@ impl<'a> Chain<'a> {
     }
 
     async fn begin(&self, plan: Plan<World>) -> Result<Outcome, ChainError> {
-        Ok(self.executor().execute(&plan, self.world).await?)
+        Ok(self.executor(&plan).execute(&plan, self.world).await?)
     }
 
     /// Makes the target and brings it in sync; goes on where an earlier run stopped.
@@ -301,7 +307,8 @@ impl<'a> Chain<'a> {
                 let plans = self.journal.plans()?;
                 if let Some(state) = plans.iter().find(|state| state.id == plan) {
                     let cause = StepError::fatal(why, "`pgleap run` begins anew");
-                    match self.executor().unwind(&self.rebuild(state), self.world, cause).await? {
+                    let plan = self.rebuild(state);
+                    match self.executor(&plan).unwind(&plan, self.world, cause).await? {
                         Outcome::Unwound { .. } => {}
                         other => return Ok(other),
                     }
@@ -317,7 +324,8 @@ impl<'a> Chain<'a> {
                     return not_now("nothing was begun".to_owned(), "`pgleap run` begins");
                 };
                 let cause = StepError::fatal(why, "`pgleap run` begins anew");
-                Ok(self.executor().unwind(&self.rebuild(state), self.world, cause).await?)
+                let plan = self.rebuild(state);
+                Ok(self.executor(&plan).unwind(&plan, self.world, cause).await?)
             }
         }
     }

@@ -1,7 +1,10 @@
 //! What every command that changes something has in common: the display, Ctrl-C, and the last words.
 
-use pgleap_saga::{EventSink, Failure, Journal, Outcome, PlanState, StopSignal};
-use pgleap_upgrade::{Chain, Standing, World, chain::ChainError};
+use pgleap_saga::{EngineError, EventSink, Failure, Journal, Outcome, PlanState, Release, StopSignal};
+use pgleap_upgrade::{
+    Chain, Standing, World,
+    chain::{ChainError, standing},
+};
 use serde::Serialize;
 
 use crate::{
@@ -70,13 +73,27 @@ pub async fn drive(world: &World, journal: &Journal, out: Out, verb: Verb) -> Re
         () = listening => return Err(CommandError::new(Exit::Unexpected, "signals cannot be listened to")),
     };
     display.finish().await;
-    let plans = journal.plans()?;
-    let standing = pgleap_upgrade::chain::standing(&plans);
-    let outcome = ended.map_err(|error| {
-        let error = CommandError::from(error);
-        if error.state.is_none() { error.state(standing.traffic()) } else { error }
-    })?;
-    conclude(verb, &outcome, &plans, &standing, out)
+    let plans = journal.plans();
+    let outcome = match ended {
+        Ok(outcome) => outcome,
+        Err(error) => return Err(broken_off(error, plans.ok().map(|plans| standing(&plans)).as_ref())),
+    };
+    let plans = plans?;
+    conclude(verb, &outcome, &plans, &standing(&plans), out)
+}
+
+/// Says who serves, also where the journal cannot be read any more, or does not know that clients were let go.
+fn broken_off(error: ChainError, standing: Option<&Standing>) -> CommandError {
+    let let_go =
+        matches!(error, ChainError::Engine(EngineError::JournalInSection { release: Release::Whole { .. }, .. }));
+    let error = CommandError::from(error);
+    match standing {
+        _ if error.state.is_some() => error,
+        Some(Standing::Open { serving, .. }) if let_go => error.state(format!("the {serving} serves reads and writes")),
+        None if let_go => error.state("clients go on where they were"),
+        Some(standing) => error.state(standing.traffic()),
+        None => error,
+    }
 }
 
 async fn act(chain: &Chain<'_>, verb: Verb) -> Result<Outcome, ChainError> {
@@ -209,7 +226,8 @@ pub fn next(standing: &Standing) -> &'static str {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use pgleap_saga::{Direction, SectionState, StepError};
+    use pgleap_saga::{Direction, JournalError, SectionState, StepError};
+    use pgleap_upgrade::pg::Side;
 
     use super::*;
 
@@ -252,6 +270,38 @@ mod tests {
     fn an_unwinding_is_an_end_as_wished_only_for_the_command_that_asked_for_it() {
         let exit = |verb| judge(verb, &unwound(), &[], &Standing::Nothing).map_or_else(|e| e.exit, |(exit, _)| exit);
         assert_eq!((exit(Verb::Unwind), exit(Verb::Run)), (Exit::Done, Exit::TakenBack));
+    }
+
+    #[test]
+    fn a_journal_lost_in_the_pause_is_told_with_who_serves_and_whether_anybody_waits() {
+        let open = Standing::Open {
+            plan: "switchover-1".into(),
+            kind: "switchover".into(),
+            serving: Side::Source,
+            past_point_of_no_return: false,
+            unwinding: false,
+            clients_moved: false,
+        };
+        let told = |release, standing| {
+            let source = JournalError::ReadOnly.into();
+            let error = EngineError::JournalInSection { section: "write pause".into(), release, source };
+            broken_off(error.into(), standing)
+        };
+        let whole = || Release::Whole { undone: vec!["switchover.fence".into(), "switchover.pause_pools".into()] };
+        let error = told(whole(), Some(&open));
+        assert_eq!(error.exit, Exit::Stopped);
+        assert_eq!(
+            error.to_string(),
+            "error: the journal failed inside `write pause`, so the run was broken off: `switchover.fence` and \
+             `switchover.pause_pools` taken back, so that nobody waits\n  \
+               cause: the journal was opened to read, not to write\n  \
+               state: the source serves reads and writes\n  \
+               hint:  check the disk that the journal is on, then `pgleap resume`: it ends what was begun"
+        );
+        assert_eq!(told(whole(), None).state.as_deref(), Some("clients go on where they were"));
+        let withheld = told(Release::Withheld, Some(&open));
+        assert!(withheld.message.ends_with("nothing taken back, as the point of no return may be recorded"));
+        assert!(withheld.state.is_some_and(|state| state.contains("clients may be waiting")));
     }
 
     #[test]

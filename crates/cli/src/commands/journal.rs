@@ -57,6 +57,7 @@ fn detail(record: &Record) -> Option<String> {
         }
         RecordKind::Failed | RecordKind::UndoFailed => message("error"),
         RecordKind::DirectionChanged => message("cause"),
+        RecordKind::Stopped => text("reason"),
         RecordKind::Note | RecordKind::Warning => text("text"),
         RecordKind::SectionStarted => Some(format!("{}, {} ms", text("name")?, body.get("budget_ms")?)),
         RecordKind::PlanClosed => body.get("outcome")?.get("outcome")?.as_str().map(str::to_owned),

@@ -206,7 +206,12 @@ pub fn switchover(id: &str, from: &str) -> Plan<World> {
 
 /// Runs a plan to whatever end it finds.
 pub fn drive(journal: &Journal, plan: &Plan<World>, world: &World) -> Outcome {
+    drive_until(journal, plan, world, StopSignal::new())
+}
+
+/// As [`drive`], and heeds the signal.
+pub fn drive_until(journal: &Journal, plan: &Plan<World>, world: &World, stop: StopSignal) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let executor = Executor::new(journal, EventSink::new(), RetryPolicy::default(), StopSignal::new());
+    let executor = Executor::new(journal, EventSink::new(), RetryPolicy::default(), stop);
     runtime.block_on(executor.execute(plan, world)).unwrap()
 }

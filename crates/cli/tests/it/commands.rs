@@ -1,7 +1,7 @@
 //! Commands that read a configuration or a journal and print.
 
-use crate::bed::{Bed, World, drive, switchover, upgrade};
-use pgleap_saga::{Outcome, StepError};
+use crate::bed::{Bed, World, drive, drive_until, switchover, upgrade};
+use pgleap_saga::{Outcome, StepError, StopSignal};
 
 #[test]
 fn a_plan_shows_every_step_the_write_pause_and_the_point_of_no_return() {
@@ -133,6 +133,24 @@ fn watch_once_prints_what_status_does_and_watch_ends_where_nothing_is_left_to_fo
     assert!(once.code == 0 && once.stdout.contains("nothing is begun"), "{}", once.all());
     let ended = bed.run(&["watch"]);
     assert!(ended.code == 0 && ended.stdout.contains("the source serves"), "{}", ended.all());
+}
+
+#[test]
+fn a_journal_says_at_which_step_a_run_was_stopped_and_why() {
+    let bed = Bed::new();
+    let journal = bed.journal();
+    let stop = StopSignal::new();
+    stop.request();
+    assert_eq!(drive_until(&journal, &upgrade(), &World::default(), stop), Outcome::Stopped);
+    drop(journal);
+    let text = bed.run(&["journal"]).stdout;
+    let line = text.lines().find(|line| line.contains("  stopped  ")).unwrap_or_else(|| panic!("{text}"));
+    let end = "upgrade-1       provision.prepare_databases  on request, before it began";
+    assert!(line.ends_with(end), "{line}");
+    let json = bed.run(&["journal", "--format", "json"]).stdout;
+    let record: serde_json::Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
+    assert_eq!((&record["kind"], &record["step"]), (&"stopped".into(), &"provision.prepare_databases".into()));
+    assert_eq!(record["body"]["reason"], "on request, before it began");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Class, EngineError, EventKind, Failure, Observed, Outcome, RecordKind, Reversal, StepError, fault_point,
-    plan::millis,
+    plan::millis, retry::Tries,
 };
 
 /// How an attempt at a step ended.
@@ -48,11 +48,11 @@ impl<W: Sync> Run<'_, W> {
             };
             self.front = self.front.max(k);
             if self.zone() == Zone::Free && self.stop.is_requested() {
-                return self.stopped().await;
+                return self.stopped(k).await;
             }
             match self.attempt(k).await? {
                 Attempt::Succeeded { output, adopted, took } => {
-                    (self.done[k], self.failures[k], self.waited[k]) = (true, 0, Duration::ZERO);
+                    (self.done[k], self.tries[k]) = (true, Tries::default());
                     let body = json!({ "output": output, "adopted": adopted, "ms": millis(took) });
                     let event = EventKind::StepSucceeded { seconds: took.as_secs_f64() };
                     // Written together with the start of the next step: one sync for both.
@@ -102,10 +102,11 @@ impl<W: Sync> Run<'_, W> {
         let event = EventKind::StepStarted { attempt: self.state.steps[k].attempts + 1, summary: step.summary() };
         self.push(Some(k), RecordKind::Started, json!({}), event);
         // That the step may have an effect is on disk since its first attempt.
-        let again = self.failures[k] > 0 && self.queue.len() == 1;
+        let again = self.tries[k].failed > 0 && self.queue.len() == 1;
         self.flush(if again { Durability::Relaxed } else { Durability::Synced }).await?;
 
         let began = Instant::now();
+        self.tries[k].begin();
         let zone = self.zone();
         if let Some(cut) = zone.cut_now(self.stop) {
             return Ok(Attempt::Cut(cut));
@@ -140,22 +141,26 @@ impl<W: Sync> Run<'_, W> {
     }
 
     /// Judges a failed attempt: `None` to try again, after a wait.
-    async fn failed(&mut self, k: usize, error: StepError) -> Result<Option<Outcome>, EngineError> {
-        self.failures[k] += 1;
+    async fn failed(&mut self, k: usize, mut error: StepError) -> Result<Option<Outcome>, EngineError> {
+        self.tries[k].failed += 1;
+        let tries = self.tries[k];
         let zone = self.zone();
         let past = self.state.past_point_of_no_return;
-        let failure = Failure { step: self.state.steps[k].name.clone(), error: error.clone() };
-        let event = EventKind::StepFailed { error: error.clone() };
-        self.push(Some(k), RecordKind::Failed, json!({ "error": error }), event);
         let delay = match (error.class, zone) {
             (Class::Transient, Zone::Guarded(deadline)) => {
                 let delay = self.retry.in_section;
                 (Instant::now() + delay < deadline).then_some(delay)
             }
-            (Class::Transient, Zone::Committed) => self.retry.urgent_delay(self.failures[k], self.waited[k]),
-            (Class::Transient, Zone::Free) => self.retry.delay(self.failures[k]),
+            (Class::Transient, Zone::Committed) => self.retry.urgent_delay(tries.failed, tries.waited),
+            (Class::Transient, Zone::Free) => self.retry.delay(tries.failed),
             (Class::Blocked | Class::Fatal, _) => None,
         };
+        if delay.is_none() && error.class == Class::Transient && !matches!(zone, Zone::Guarded(_)) {
+            tries.give_up(&mut error, self.retry);
+        }
+        let failure = Failure { step: self.state.steps[k].name.clone(), error: error.clone() };
+        let event = EventKind::StepFailed { error: error.clone() };
+        self.push(Some(k), RecordKind::Failed, json!({ "error": error }), event);
         let Some(delay) = delay else {
             let (class, guarded) = (error.class, matches!(zone, Zone::Guarded(_)));
             if guarded && class == Class::Transient {
@@ -179,7 +184,7 @@ impl<W: Sync> Run<'_, W> {
         if let Err(cut) = zone.race(self.stop, tokio::time::sleep(delay)).await {
             return self.cut(k, cut, Some(error)).await.map(Some);
         }
-        self.waited[k] += delay;
+        self.tries[k].waited += delay;
         if !matches!(zone, Zone::Guarded(_))
             && let Some(cut) = self.look_at_standing(k).await
         {
@@ -191,7 +196,7 @@ impl<W: Sync> Run<'_, W> {
     /// Ends the run, or turns it back, because the step `k` was cut short.
     async fn cut(&mut self, k: usize, cut: Cut, last: Option<StepError>) -> Result<Outcome, EngineError> {
         if self.zone() == Zone::Free {
-            return self.stopped().await;
+            return self.stopped(k).await;
         }
         let step = &self.state.steps[k].name;
         let section = self.plan.entries[self.front].section.map(|s| &self.plan.sections[s]);

@@ -5,13 +5,15 @@
 //! transaction: inside the write pause every sync counts), the point of no return before its step runs. A process that
 //! dies inside a section before the point of no return has left clients waiting, so its successor unwinds at once.
 //!
-//! Does not survive: a journal that cannot be written. The run breaks off, as nothing may happen that it does not hold.
+//! Does not survive: a journal that cannot be written. The run breaks off, as nothing may happen that it does not hold;
+//! but for one thing: whoever waits in a section that has a way back is let go first (`release.rs`).
 
 mod forward;
 mod race;
+mod release;
 mod unwind;
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -19,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::{
     Cx, Direction, EngineError, Event, EventKind, EventSink, Journal, Outcome, Plan, PlanState, Record, RecordKind,
-    RetryPolicy, StepError, StepStatus, StopSignal, fault_point, journal::NewRecord,
+    RetryPolicy, StepError, StepStatus, StopSignal, fault_point, journal::NewRecord, retry::Tries,
 };
 use race::Zone;
 
@@ -50,12 +52,8 @@ impl<'j> Executor<'j> {
         }
         let resumed = known.is_some();
         let mut run = Run::open(self, plan, world, known).await?;
-        let outcome = match run.state.direction {
-            Direction::Unwinding => run.backward().await?,
-            Direction::Forward if resumed => run.resume().await?,
-            Direction::Forward => run.forward().await?,
-        };
-        run.conclude(outcome)
+        let ended = run.go_on(resumed).await;
+        run.conclude(ended).await
     }
 
     /// Turns the plan back, for `cause`, and takes back every step that was begun; also a plan that is done, as long
@@ -74,11 +72,8 @@ impl<'j> Executor<'j> {
             Some(_) => {}
         }
         let mut run = Run::open(self, plan, world, known).await?;
-        if run.state.direction == Direction::Forward {
-            run.turn(cause);
-        }
-        let outcome = run.backward().await?;
-        run.conclude(outcome)
+        let ended = run.turn_back(cause).await;
+        run.conclude(ended).await
     }
 
     /// Finds the plan in the journal, and refuses one that cannot go on as the plan given.
@@ -139,13 +134,13 @@ struct Run<'r, W> {
     /// Steps that need not run now: succeeded, and not seen to have lost their effect.
     done: Vec<bool>,
     /// Failed attempts at each step since its last success, in this run.
-    failures: Vec<u32>,
-    /// Time spent waiting between them.
-    waited: Vec<Duration>,
+    tries: Vec<Tries>,
     /// The furthest step reached: it says whether clients wait, also while an earlier one runs again.
     front: usize,
     /// End of the section begun last, if it was begun in this run.
     deadline: Option<Instant>,
+    /// The point of no return was given to the journal, by this process or perhaps by an earlier one, whatever came of it.
+    may_be_past: bool,
     /// Stop requests that unwinding takes no notice of: those it started with.
     stops_seen: u64,
 }
@@ -161,10 +156,7 @@ impl<'r, W: Sync> Run<'r, W> {
         let steps = plan.describe();
         let is_new = known.is_none();
         let state = match known {
-            Some(state) => {
-                journal.append_note(&plan.id, &format!("resumed by process {}", std::process::id()))?;
-                state
-            }
+            Some(state) => state,
             None => {
                 fault_point!("plan.before_plan_opened");
                 let body = json!({ "kind": plan.kind, "params": plan.params, "steps": steps });
@@ -181,10 +173,10 @@ impl<'r, W: Sync> Run<'r, W> {
             world,
             queue: Vec::new(),
             done: state.steps.iter().map(|step| step.status == StepStatus::Done).collect(),
-            failures: vec![0; steps.len()],
-            waited: vec![Duration::ZERO; steps.len()],
+            tries: vec![Tries::default(); steps.len()],
             front: 0,
             deadline: None,
+            may_be_past: !is_new,
             stops_seen: executor.stop.count(),
             state,
         };
@@ -195,13 +187,40 @@ impl<'r, W: Sync> Run<'r, W> {
         Ok(run)
     }
 
+    async fn go_on(&mut self, resumed: bool) -> Result<Outcome, EngineError> {
+        if resumed {
+            self.note_resumed()?;
+        }
+        match self.state.direction {
+            Direction::Unwinding => self.backward().await,
+            Direction::Forward if resumed => self.resume().await,
+            Direction::Forward => self.forward().await,
+        }
+    }
+
+    async fn turn_back(&mut self, cause: StepError) -> Result<Outcome, EngineError> {
+        self.note_resumed()?;
+        if self.state.direction == Direction::Forward {
+            self.turn(cause);
+        }
+        self.backward().await
+    }
+
+    fn note_resumed(&self) -> Result<(), EngineError> {
+        Ok(self.journal.append_note(&self.plan.id, &format!("resumed by process {}", std::process::id()))?)
+    }
+
     /// Queues the turn from forward to back.
     fn turn(&mut self, cause: StepError) {
         self.stops_seen = self.stop.count();
         self.push(None, RecordKind::DirectionChanged, json!({ "cause": cause }), EventKind::UnwindStarted { cause });
     }
 
-    fn conclude(&self, outcome: Outcome) -> Result<Outcome, EngineError> {
+    async fn conclude(&mut self, ended: Result<Outcome, EngineError>) -> Result<Outcome, EngineError> {
+        let outcome = match ended {
+            Err(EngineError::Journal(lost)) => return Err(self.break_off(lost).await),
+            ended => ended?,
+        };
         self.journal.hold_checkpoints(false)?;
         if !matches!(outcome, Outcome::Done | Outcome::Unwound { .. }) {
             self.emit(Timestamp::now(), None, EventKind::RunEnded { outcome: outcome.clone() });
@@ -217,8 +236,20 @@ impl<'r, W: Sync> Run<'r, W> {
         Ok(outcome)
     }
 
-    async fn stopped(&mut self) -> Result<Outcome, EngineError> {
-        self.push(None, RecordKind::Stopped, json!({}), EventKind::Noted { text: "stopped on request".into() });
+    /// Ends the run at the step `k`, or before it.
+    async fn stopped(&mut self, k: usize) -> Result<Outcome, EngineError> {
+        let back = self.state.direction == Direction::Unwinding;
+        let place = match self.state.steps[k].status {
+            StepStatus::Pending | StepStatus::Undone => "before it began",
+            StepStatus::Undoing | StepStatus::UndoFailed => "while it was taken back",
+            _ if back => "before it was taken back",
+            StepStatus::Running => "in the middle of it",
+            StepStatus::Failed => "before it was tried again",
+            StepStatus::Done => "after it",
+        };
+        let reason = format!("on request, {place}");
+        let event = EventKind::Noted { text: format!("stopped {reason}") };
+        self.push(Some(k), RecordKind::Stopped, json!({ "reason": reason }), event);
         self.flush(Durability::Synced).await?;
         Ok(Outcome::Stopped)
     }
@@ -242,6 +273,7 @@ impl<'r, W: Sync> Run<'r, W> {
         for record in &records {
             fault_point!(format!("{}.before_{}", record.step.unwrap_or("plan"), record.kind.as_str()));
         }
+        self.may_be_past |= records.iter().any(|record| record.kind == RecordKind::PointOfNoReturn);
         let written = match durability {
             Durability::Synced => self.journal.append(&records)?,
             Durability::Relaxed => self.journal.append_all_relaxed(&records)?,

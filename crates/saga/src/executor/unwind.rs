@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Durability, Run, race::Zone};
 use crate::{
     Class, EngineError, EventKind, Failure, Outcome, RecordKind, Reversal, StepError, fault_point, plan::millis,
+    retry::Tries,
 };
 
 /// How an undo ended that did not succeed.
@@ -27,7 +28,7 @@ impl<W: Sync> Run<'_, W> {
                 continue;
             }
             if self.may_stop(k) && self.stop.count() > self.stops_seen {
-                return self.stopped().await;
+                return self.stopped(k).await;
             }
             let step = &self.plan.entries[k].step;
             // A step that is the point of no return never ran if its plan unwinds.
@@ -38,7 +39,7 @@ impl<W: Sync> Run<'_, W> {
                 self.flush(Durability::Synced).await?;
                 match self.undo(k).await? {
                     Ok(()) => fault_point!(format!("{}.after_undo", step.name())),
-                    Err(Ended::Stopped) => return self.stopped().await,
+                    Err(Ended::Stopped) => return self.stopped(k).await,
                     Err(Ended::Failed(error)) => {
                         let event = EventKind::StepUndoFailed { error: error.clone() };
                         self.push(Some(k), RecordKind::UndoFailed, json!({ "error": error }), event);
@@ -63,25 +64,31 @@ impl<W: Sync> Run<'_, W> {
     async fn undo(&mut self, k: usize) -> Result<Result<(), Ended>, EngineError> {
         let step = &self.plan.entries[k].step;
         let cx = self.cx(k, Zone::Committed);
-        let mut failures = 0;
+        let mut tries = Tries::default();
+        tries.begin();
         let waits_since = Instant::now();
         loop {
-            let Err(error) = step.undo(&cx).await else { return Ok(Ok(())) };
-            failures += 1;
+            let Err(mut error) = step.undo(&cx).await else { return Ok(Ok(())) };
+            tries.failed += 1;
             let delay = match error.class {
-                Class::Transient if self.may_stop(k) => self.retry.delay(failures),
+                Class::Transient if self.may_stop(k) => self.retry.delay(tries.failed),
                 // clients wait for this undo: as long as the process lives it goes on
                 Class::Transient => {
-                    let urgent = self.retry.urgent_delay(failures, waits_since.elapsed());
+                    let urgent = self.retry.urgent_delay(tries.failed, waits_since.elapsed());
                     Some(urgent.unwrap_or(self.retry.max_delay.min(Duration::from_secs(1))))
                 }
                 Class::Blocked | Class::Fatal => None,
             };
-            let Some(delay) = delay else { return Ok(Err(Ended::Failed(error))) };
+            let Some(delay) = delay else {
+                if error.class == Class::Transient {
+                    tries.give_up(&mut error, self.retry);
+                }
+                return Ok(Err(Ended::Failed(error)));
+            };
             let event = EventKind::StepFailed { error: error.clone() };
             self.push(Some(k), RecordKind::UndoFailed, json!({ "error": error }), event);
             self.flush(Durability::Relaxed).await?;
-            let (in_ms, attempt) = (millis(delay), failures + 1);
+            let (in_ms, attempt) = (millis(delay), tries.failed + 1);
             let name = Some(step.name().0.to_owned());
             self.emit(jiff::Timestamp::now(), name, EventKind::StepRetrying { in_ms, attempt });
             if self.may_stop(k) {

@@ -5,7 +5,7 @@
 //! a relaxed one: they survive the death of the process, but perhaps not of the machine, and cost no sync, because
 //! clients wait for each one that happens inside the write pause. Durable writes carry earlier relaxed ones to disk.
 //!
-//! Survives: death at any instruction, a full disk (the write fails, the run stops). Does not survive: a filesystem
+//! Survives: death at any instruction, a full disk (the write fails, the run stops, clients are let go). Does not survive: a filesystem
 //! that lies about syncing, or one without shared memory and locks between processes (NFS).
 
 mod lock;
@@ -100,7 +100,7 @@ pub enum JournalError {
     /// It was opened to read only.
     #[error("the journal was opened to read, not to write")]
     ReadOnly,
-    /// SQLite could not write it; nothing of the record counts.
+    /// SQLite could not write it. The record does not count here; a process that recovers the journal may find it.
     #[error("cannot write the journal")]
     Write(#[source] rusqlite::Error),
     /// SQLite could not read it.

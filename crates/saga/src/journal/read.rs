@@ -10,6 +10,7 @@ use crate::PlanState;
 const SELECT_RECORDS: &str = "
     SELECT n, at_ms, plan, step, kind, attempt, revision, body FROM records WHERE n > ?1 ORDER BY n";
 const SELECT_SAMPLES: &str = "SELECT at_ms, plan, step, name, value FROM samples ORDER BY rowid";
+const EXISTS: &str = "SELECT EXISTS (SELECT 1 FROM records WHERE plan = ?1 AND step = ?2 AND kind = ?3)";
 const SELECT_OUTPUT_IN: &str = "
     SELECT n, kind, revision, body, plan FROM records
      WHERE step = ?2 AND plan = ?1 AND kind IN ('succeeded', 'undone') ORDER BY n DESC LIMIT 1";
@@ -68,6 +69,22 @@ impl Journal {
     /// As [`Journal::plans`].
     pub fn open_plan(&self) -> Result<Option<PlanState>, JournalError> {
         Ok(self.plans()?.into_iter().rfind(|plan| plan.outcome.is_none()))
+    }
+
+    /// Returns whether a record may be found in the journal by whoever opens it next, though writing it failed here;
+    /// `None` if that cannot be told.
+    ///
+    /// A commit whose last sync failed is not seen by this process any more. But its pages are in the log, and a process
+    /// that recovers the log from its file sees it. So the file is searched too, whatever SQLite says.
+    pub(crate) fn may_hold(&self, plan: &str, step: &str, kind: RecordKind) -> Option<bool> {
+        let held = self.held();
+        let kind = kind.as_str();
+        let seen: bool = held.main.query_row(EXISTS, [plan, step, kind], |row| row.get(0)).ok()?;
+        // Not the journal's own file: to close that would drop SQLite's locks on it. The log has none.
+        let log = std::fs::read(format!("{}-wal", held.main.path()?)).ok()?;
+        // A row has its texts side by side, in the order of the columns.
+        let row = [plan, step, kind].concat();
+        Some(seen || log.windows(row.len()).any(|bytes| bytes == row.as_bytes()))
     }
 
     /// The newest success of a step in one plan, unless it was undone since.

@@ -28,7 +28,7 @@ pub enum RecordKind {
     PointOfNoReturn,
     /// The clock of a section runs: `{name, budget_ms}`.
     SectionStarted,
-    /// The run was stopped on request.
+    /// The run was stopped on request, at this step: `{reason}`.
     Stopped,
     /// The plan reached its end or was taken back whole: `{outcome}`.
     PlanClosed,

@@ -8,6 +8,7 @@
 
 mod deaths;
 mod journal;
+mod lost_journal;
 mod outputs;
 mod plans;
 mod processes;

@@ -1,8 +1,10 @@
 //! Transient failures, blocks, and steps that must keep holding.
 
-use pgleap_saga::{Class, EventKind, Outcome, StepStatus};
+use std::time::Duration;
 
-use crate::world::{Act, Rig, blocked, prepare, switchover, transient};
+use pgleap_saga::{Class, EventKind, Executor, Outcome, RetryPolicy, StepError, StepStatus};
+
+use crate::world::{Act, Rig, blocked, fatal, prepare, switchover, transient};
 
 fn waits(events: &[EventKind]) -> Vec<(u64, u32)> {
     let wait = |event: &EventKind| match event {
@@ -31,6 +33,9 @@ async fn used_up_attempts_block_and_a_resume_tries_again() {
     rig.world.at_first(8, "prepare.copy/probe", transient);
     let Outcome::Blocked(failure) = rig.execute(&prepare()).await else { panic!("not blocked") };
     assert_eq!((failure.step.as_str(), failure.error.class), ("prepare.copy", Class::Transient));
+    assert_eq!(failure.error.to_string(), "connection refused");
+    assert_eq!(failure.error.hint.as_deref(), Some("tried 8 times over 22.6 s; resume tries again"));
+    assert_eq!(rig.state().steps[0].error, Some(failure.error), "status reads it in the journal");
     assert_eq!(rig.state().steps[0].status, StepStatus::Failed);
     assert!(rig.world.is_empty(), "nothing may run without a look");
     assert!(matches!(rig.events().last(), Some(EventKind::RunEnded { outcome: Outcome::Blocked(_) })));
@@ -38,6 +43,30 @@ async fn used_up_attempts_block_and_a_resume_tries_again() {
     let rig = rig.next_process();
     assert_eq!(rig.execute(&prepare()).await, Outcome::Done);
     assert_eq!(rig.state().steps[0].attempts, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_the_attempts_counts_and_a_steps_own_hint_comes_first() {
+    let rig = Rig::new();
+    for _ in 0..8 {
+        rig.world.at("prepare.copy/probe", Act::Sleep(Duration::from_secs(10)));
+        let error = StepError { hint: Some("look at its log".into()), ..StepError::transient("no answer") };
+        rig.world.at("prepare.copy/run", Act::Fail(error));
+    }
+    let Outcome::Blocked(failure) = rig.execute(&prepare()).await else { panic!("not blocked") };
+    let hint = "look at its log; tried 8 times over 102.6 s; resume tries again";
+    assert_eq!(failure.error.hint.as_deref(), Some(hint));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undo_whose_attempts_are_used_up_says_so_in_the_words_of_its_program() {
+    let rig = Rig::new();
+    rig.world.at("soak.follow/run", fatal()).at_first(8, "prepare.start_server/undo", transient);
+    let retry = RetryPolicy { used_up: "type it again", ..RetryPolicy::default() };
+    let executor = Executor::new(&rig.journal, rig.sink.clone(), retry, rig.stop.clone());
+    let outcome = executor.execute(&prepare(), &rig.world).await.unwrap();
+    let Outcome::NeedsOperator(failure) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.error.hint.as_deref(), Some("tried 8 times over 22.6 s; type it again"));
 }
 
 #[tokio::test(start_paused = true)]

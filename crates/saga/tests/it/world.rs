@@ -23,6 +23,7 @@ pub enum Act {
     Lose(&'static str),
     Stop(StopSignal),
     Note(&'static str),
+    Do(Box<dyn FnOnce() + Send>),
 }
 
 #[derive(Default)]
@@ -94,6 +95,7 @@ impl World {
                 tokio::task::yield_now().await;
             }
             Some(Act::Note(text)) => cx.note(text),
+            Some(Act::Do(work)) => work(),
             None => {}
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 mod bed;
 mod boundary;
+mod lost_journal;
 mod matrix;
 mod preflight;
 mod refuse;

@@ -10,7 +10,9 @@ use pgleap_upgrade::{
 use tokio_postgres::error::SqlState;
 
 use crate::{
-    bed::{LONG, began, connect, crash_source, end, event, guard, kill, pause_began, small, until},
+    bed::{
+        Bed, LONG, assert_blocked, began, connect, crash_source, end, event, guard, kill, pause_began, small, until,
+    },
     rig::{Load, Rig, assert_done},
 };
 
@@ -97,6 +99,20 @@ async fn source_may_crash_during_the_base_backup_and_during_catch_up() {
     tokio::time::timeout(2 * LONG, async { tokio::join!(insist(&rig, &sink), crashes) }).await.unwrap();
     assert_done(rig.chain().switchover().await);
     end(assert_nothing_lost(rig).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn source_that_stays_away_is_told_with_how_long_it_was_tried_and_what_to_type() {
+    let bed = Bed::start(small(15, 18, "away")).await;
+    let _guard = guard(&bed.lab);
+    kill(&bed.lab.source).await;
+    let error = assert_blocked(bed.chain().run().await);
+    let hint = error.hint.unwrap_or_default();
+    assert!(hint.starts_with("tried 8 times over 2"), "{hint}");
+    assert!(hint.ends_with(" s; `pgleap resume` tries again; `pgleap unwind` takes everything back"), "{hint}");
+    bed.lab.source.start(&[], LONG).await.unwrap();
+    assert_done(bed.chain().resume().await);
+    end(bed.lab).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
