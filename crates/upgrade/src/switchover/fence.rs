@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     hot::{cold, databases, patience},
+    let_go::or_let_go,
     save_access::SaveAccess,
 };
 use crate::{
@@ -49,6 +50,7 @@ impl Step<World> for Fence {
         let (session, entries) = {
             let hot = world.hot.lock().await;
             let hot = hot.as_ref().ok_or_else(cold)?;
+            hot.check()?;
             (hot.from.clone(), hot.entries.clone())
         };
         let own = &world.source.application_name;
@@ -77,7 +79,11 @@ impl Step<World> for Fence {
 
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let Some(saved) = cx.try_output::<SaveAccess>()? else { return Ok(()) };
-        let session = cx.world.cluster(self.from).db(&cx.world.config.source.database).await?;
-        Ok(session.batch(&access::restore(&saved)).await?)
+        let give_back = async {
+            let session = cx.world.cluster(self.from).db(&cx.world.config.source.database).await?;
+            Ok(session.batch(&access::restore(&saved)).await?)
+        };
+        // before the pools are resumed, so that nobody is refused; but not for as long as the server may be gone
+        or_let_go(cx, self.from, give_back).await
     }
 }

@@ -11,6 +11,7 @@ pub mod create_reverse;
 pub mod drain;
 pub mod fence;
 pub mod hot;
+pub mod let_go;
 pub mod move_clients;
 pub mod pause_pools;
 pub mod prove_equal;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use futures::future::try_join;
+use futures::future::join;
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    hot::{address, databases, entries_leading_to},
+    hot::{address, cold, databases, entries_leading_to},
+    let_go::or_let_go,
     save_access::SaveAccess,
 };
 use crate::{
@@ -43,7 +44,18 @@ impl Step<World> for MoveClients {
         format!("open the {}, lead every pool to it, and resume", self.from.other())
     }
 
-    async fn probe(&self, _: &Cx<'_>) -> Result<Observed<Moved>, StepError> {
+    /// Looks once more at the side that will serve, as long as there is a way back: clients must not be moved to a server
+    /// that died since the last rows came over.
+    async fn probe(&self, cx: &Cx<'_>) -> Result<Observed<Moved>, StepError> {
+        if cx.deadline().is_some() {
+            let hot = cx.world.hot.lock().await;
+            let answer = hot.as_ref().ok_or_else(cold)?.to.batch("").await;
+            answer.map_err(|error| {
+                let message = format!("the {} was lost in the write pause", self.from.other());
+                StepError::fatal(message, "see that it runs, then try again")
+                    .because(error.reason().unwrap_or_else(|| error.to_string()))
+            })?;
+        }
         Ok(Observed::Absent)
     }
 
@@ -56,8 +68,6 @@ impl Step<World> for MoveClients {
             let hot = world.hot.lock().await;
             hot.as_ref().map(|hot| (hot.entries.clone(), hot.paused_at))
         };
-        // kept since the warm-up, and opened anew if it was lost
-        let session = world.cluster(to).db(&world.config.source.database).await?;
         let (entries, paused_at) = match prepared {
             Some(prepared) => prepared,
             None => {
@@ -68,11 +78,21 @@ impl Step<World> for MoveClients {
             }
         };
         let (old, new) = (address(world.cluster(self.from)), address(world.cluster(to)));
-        let open = async { Ok(session.batch(&access::restore(&saved)).await?) };
+        let open = async {
+            // kept since the warm-up, and opened anew if it was lost
+            let session = world.cluster(to).db(&world.config.source.database).await?;
+            Ok::<_, StepError>(session.batch(&access::restore(&saved)).await?)
+        };
         let repoint = world.route.repoint(&entries, &old, &new, Instant::now() + REPOINT_BUDGET);
-        try_join(open, repoint).await?;
-        fault_point!("switchover.move_clients.after_repoint");
-        world.route.resume(&entries).await?;
+        let serve = async {
+            // the pools are led there also if it cannot be opened yet: it alone may serve from here
+            let (opened, led) = join(open, repoint).await;
+            led?;
+            opened?;
+            fault_point!("switchover.move_clients.after_repoint");
+            world.route.resume(&entries).await
+        };
+        or_let_go(cx, to, serve).await?;
         Ok(Moved { write_pause_ms: paused_at.map(|at| at.elapsed().as_secs_f64() * 1000.0) })
     }
 
