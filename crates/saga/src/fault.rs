@@ -57,7 +57,7 @@ mod enabled {
         static SCRIPT: Arc<Inner>;
     }
 
-    /// Watches the fault points of one future, and can end it at one of them as a kill would.
+    /// Watches the fault points of one future, and can end it at one of them as a kill would, or hold it there.
     #[derive(Clone, Default)]
     pub struct Script {
         inner: Arc<Inner>,
@@ -66,8 +66,11 @@ mod enabled {
     #[derive(Default)]
     struct Inner {
         fatal: Fatal,
+        /// Where the future waits, the first time it comes by.
+        hold: Option<String>,
         arrivals: Mutex<Vec<String>>,
         reached: Notify,
+        released: Notify,
     }
 
     /// Where the future goes no further.
@@ -97,6 +100,21 @@ mod enabled {
             Self::ending(Fatal::New(seen))
         }
 
+        /// Returns a script that holds its future at the first arrival at this point, until [`Script::release`].
+        pub fn hold_at(point: impl Into<String>) -> Self {
+            Self { inner: Arc::new(Inner { hold: Some(point.into()), ..Inner::default() }) }
+        }
+
+        /// Waits until the future is held.
+        pub async fn held(&self) {
+            self.inner.reached.notified().await;
+        }
+
+        /// Lets a held future go on.
+        pub fn release(&self) {
+            self.inner.released.notify_one();
+        }
+
         fn ending(fatal: Fatal) -> Self {
             Self { inner: Arc::new(Inner { fatal, ..Inner::default() }) }
         }
@@ -108,21 +126,32 @@ mod enabled {
 
         /// Runs the future under the script. `None`: it was dropped at the chosen point.
         pub async fn run<F: Future>(&self, future: F) -> Option<F::Output> {
+            let ended = async {
+                match self.inner.hold {
+                    Some(_) => pending().await,
+                    None => self.inner.reached.notified().await,
+                }
+            };
             tokio::select! {
                 biased;
                 output = SCRIPT.scope(self.inner.clone(), future) => Some(output),
-                () = self.inner.reached.notified() => None,
+                () = ended => None,
             }
         }
     }
 
     impl Inner {
         async fn arrive(&self, name: &str) {
-            let arrival = {
+            let (arrival, first) = {
                 let mut arrivals = lock(&self.arrivals);
+                let first = !arrivals.iter().any(|before| before == name);
                 arrivals.push(name.to_owned());
-                arrivals.len() - 1
+                (arrivals.len() - 1, first)
             };
+            if first && self.hold.as_deref() == Some(name) {
+                self.reached.notify_one();
+                self.released.notified().await;
+            }
             let fatal = match &self.fatal {
                 Fatal::Nowhere => false,
                 Fatal::Arrival(chosen) => *chosen == arrival,
@@ -267,6 +296,25 @@ mod enabled {
             let script = Script::trace();
             assert_eq!(script.run(walk(steps)).await, Some(()));
             assert_eq!(script.arrivals(), ["one", "two", "three"]);
+        }
+
+        #[tokio::test]
+        async fn a_held_future_waits_at_its_point_once_and_goes_on_when_released() {
+            let passed = Mutex::new(0);
+            let walk = async {
+                for _ in 0..2 {
+                    crate::fault_point!("here");
+                    *lock(&passed) += 1;
+                }
+            };
+            let script = Script::hold_at("here");
+            let release = async {
+                script.held().await;
+                assert_eq!(*lock(&passed), 0);
+                script.release();
+            };
+            let (output, ()) = tokio::join!(script.run(walk), release);
+            assert_eq!((output, *lock(&passed)), (Some(()), 2));
         }
     }
 }

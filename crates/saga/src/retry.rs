@@ -67,9 +67,16 @@ impl RetryPolicy {
     }
 
     /// Returns the wait after `failed` failed attempts where clients wait and there is no way back: it starts small,
-    /// and gives up after about as long a wait in total as outside.
+    /// stays so short that clients do not wait for it much longer than for the cause, and gives up after about as long a
+    /// wait in total as outside.
     pub(crate) fn urgent_delay(&self, failed: u32, waited: Duration) -> Option<Duration> {
-        (waited < self.patience()).then(|| self.grown(self.in_section.max(Duration::from_millis(1)), failed))
+        let delay = self.grown(self.in_section.max(Duration::from_millis(1)), failed);
+        (waited < self.patience()).then(|| delay.min(self.most_urgent()))
+    }
+
+    /// Returns the longest wait between two attempts that clients wait for.
+    pub(crate) fn most_urgent(&self) -> Duration {
+        self.max_delay.min(Duration::from_secs(1))
     }
 
     /// Returns how long retries wait in total.
@@ -101,9 +108,10 @@ mod tests {
         let (mut waited, mut failed) = (Duration::ZERO, 1);
         assert_eq!(policy.urgent_delay(1, waited), Some(Duration::from_millis(5)));
         while let Some(delay) = policy.urgent_delay(failed, waited) {
+            assert!(delay <= Duration::from_secs(1), "attempt {failed} is too late for clients: {delay:?}");
             (waited, failed) = (waited + delay, failed + 1);
         }
-        assert!(waited >= Duration::from_millis(22_600) && waited <= Duration::from_millis(32_600), "{waited:?}");
+        assert!(waited >= Duration::from_millis(22_600) && waited <= Duration::from_millis(23_600), "{waited:?}");
     }
 
     #[test]

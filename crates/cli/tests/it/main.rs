@@ -7,7 +7,10 @@ mod canary;
 mod commands;
 mod docs;
 #[cfg(feature = "faults")]
+mod fleet;
+#[cfg(feature = "faults")]
 mod kills;
+#[cfg(feature = "faults")]
 mod orphans;
 mod reports;
 mod stops;

@@ -1,8 +1,6 @@
 //! Back: every step that was begun, newest first, until nothing of the plan is left.
 
 use serde_json::json;
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::{Durability, Run, race::Zone};
@@ -75,7 +73,7 @@ impl<W: Sync> Run<'_, W> {
                 // clients wait for this undo: as long as the process lives it goes on
                 Class::Transient => {
                     let urgent = self.retry.urgent_delay(tries.failed, waits_since.elapsed());
-                    Some(urgent.unwrap_or(self.retry.max_delay.min(Duration::from_secs(1))))
+                    Some(urgent.unwrap_or(self.retry.most_urgent()))
                 }
                 Class::Blocked | Class::Fatal => None,
             };

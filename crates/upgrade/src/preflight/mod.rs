@@ -28,6 +28,7 @@ mod pooler_scram_iterations;
 mod pooler_settings;
 mod prepared_transactions;
 mod replica_identity;
+mod replica_triggers;
 mod replication_slots;
 mod retained_wal;
 mod role;
@@ -101,6 +102,7 @@ const OF_DATABASE: &[(&str, OfDatabase)] = &[
     ("large_objects", |d| Box::pin(large_objects::check(d))),
     ("materialized_views", |d| Box::pin(materialized_views::check(d))),
     ("replica_identity", |d| Box::pin(replica_identity::check(d))),
+    ("replica_triggers", |d| Box::pin(replica_triggers::check(d))),
     ("unlogged_tables", |d| Box::pin(unlogged_tables::check(d))),
 ];
 

@@ -1,6 +1,6 @@
 //! Watches, while a step takes its time, that the slots do not fill the source's disk.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 use tokio::time::{MissedTickBehavior, interval};
@@ -61,17 +61,23 @@ impl<S: Step<World>> Step<World> for Watched<S> {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<S::Output, StepError> {
-        let mut work = pin!(self.0.run(cx));
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                done = &mut work => return done,
+        // both are polled at all times: a look may need what the work holds, the lock of a connection for example
+        let watch = async {
+            let mut looks = interval(LOOK_EVERY);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                looks.tick().await;
                 // a source that does not answer fails the work, if the work needs it
-                _ = looks.tick() => if let Ok(bytes) = retained(cx).await {
-                    check_retained(cx.world, bytes)?;
-                },
+                if let Ok(bytes) = retained(cx).await
+                    && let Err(error) = check_retained(cx.world, bytes)
+                {
+                    return error;
+                }
             }
+        };
+        tokio::select! {
+            done = self.0.run(cx) => done,
+            error = watch => Err(error),
         }
     }
 

@@ -6,7 +6,7 @@ use futures::{
     FutureExt,
     future::{join, join_all, try_join_all},
 };
-use pgleap_saga::StepError;
+use pgleap_saga::{StepError, fault_point};
 use tokio::time::Instant;
 
 use crate::{
@@ -241,6 +241,7 @@ impl PgBouncers {
             // who could not be led there must not be let go: it would be to the old side
             let moved = async {
                 decided?;
+                fault_point!("switchover.move_clients.after_decision");
                 member.guard.ask(Verb::Resume { entries: entries.entries.clone() }, AT_ONCE).await
             };
             Ok(moved.await.map(drop).map_err(|error| member.lost(error)))

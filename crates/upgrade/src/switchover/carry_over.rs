@@ -66,6 +66,7 @@ impl Step<World> for CarryOver {
     async fn run(&self, cx: &Cx<'_>) -> Result<CarriedOver, StepError> {
         let mut hot = cx.world.hot.lock().await;
         let hot = hot.as_mut().ok_or_else(cold)?;
+        hot.check()?;
         let deadline = patience(cx);
         let (_, names) = databases(cx)?;
         let carry = async {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{
     fence_lease::{self, HEAD_START},
     hot::{cold, databases, patience, pause},
+    let_go::or_let_go,
     save_access::SaveAccess,
 };
 use crate::{
@@ -73,6 +74,7 @@ impl Step<World> for Fence {
         let (session, entries) = {
             let hot = world.hot.lock().await;
             let hot = hot.as_ref().ok_or_else(cold)?;
+            hot.check()?;
             let lease = pause(cx, self.from).lease;
             let paused_at = hot.paused_at.unwrap_or_else(Instant::now);
             hot.lease.arm(&saved, paused_at + lease - HEAD_START);
@@ -105,8 +107,12 @@ impl Step<World> for Fence {
 
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let Some(saved) = cx.try_output::<SaveAccess>()? else { return Ok(()) };
-        fence_lease::forget(cx.world, self.from).await?;
-        let session = cx.world.cluster(self.from).db(&cx.world.config.source.database).await?;
-        Ok(session.batch(&access::restore(&saved)).await?)
+        let give_back = async {
+            fence_lease::forget(cx.world, self.from).await?;
+            let session = cx.world.cluster(self.from).db(&cx.world.config.source.database).await?;
+            Ok(session.batch(&access::restore(&saved)).await?)
+        };
+        // before the pools are resumed, so that nobody is refused; but not for as long as the server may be gone
+        or_let_go(cx, self.from, give_back).await
     }
 }

@@ -102,6 +102,23 @@ impl Hot {
         let lease = FenceLease::warm(world, from, &f, &names).await?;
         Ok(Self { lease, entries, databases: hot_databases, from: f, to: t, paused_at: None, snapshots: false })
     }
+
+    /// Fails if a connection is lost. None is made anew in the pause: clients would wait for a server that may be gone, and
+    /// one that restarted need not hold what an earlier step saw there.
+    ///
+    /// # Errors
+    /// Fatal, naming the server and the database.
+    pub fn check(&self) -> Result<(), StepError> {
+        let ours = [&*self.from, &*self.to].into_iter();
+        let each = self.databases.iter().flat_map(|hot| [&*hot.from, &*hot.to, &hot.proof_from, &hot.proof_to]);
+        match ours.chain(each).find(|session| session.is_closed()) {
+            None => Ok(()),
+            Some(lost) => Err(StepError::fatal(
+                format!("the connection to the {} was lost in the write pause", lost.place),
+                "see that both servers run, then `pgleap switchover` or `pgleap rollback` begins anew",
+            )),
+        }
+    }
 }
 
 /// How long before the pause's end a step gives up by itself: it says what it waited for, the executor could not.

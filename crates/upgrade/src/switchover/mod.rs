@@ -13,6 +13,7 @@ pub mod fence;
 pub mod fence_lease;
 pub mod gather_poolers;
 pub mod hot;
+pub mod let_go;
 pub mod move_clients;
 pub mod pause_pools;
 pub mod prove_equal;

@@ -1,10 +1,11 @@
 //! The point of no return: opens the other side and lets clients go on there.
 
-use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
+use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    hot::{databases, entries_leading_to, pause},
+    hot::{cold, databases, entries_leading_to, pause},
+    let_go::or_let_go,
     save_access::SaveAccess,
 };
 use crate::{
@@ -37,7 +38,18 @@ impl Step<World> for MoveClients {
         format!("open the {}, lead every pool to it, and resume", self.from.other())
     }
 
-    async fn probe(&self, _: &Cx<'_>) -> Result<Observed<Moved>, StepError> {
+    /// Looks once more at the side that will serve, as long as there is a way back: clients must not be moved to a server
+    /// that died since the last rows came over.
+    async fn probe(&self, cx: &Cx<'_>) -> Result<Observed<Moved>, StepError> {
+        if cx.deadline().is_some() {
+            let hot = cx.world.hot.lock().await;
+            let answer = hot.as_ref().ok_or_else(cold)?.to.batch("").await;
+            answer.map_err(|error| {
+                let message = format!("the {} was lost in the write pause", self.from.other());
+                StepError::fatal(message, "see that it runs, then try again")
+                    .because(error.reason().unwrap_or_else(|| error.to_string()))
+            })?;
+        }
         Ok(Observed::Absent)
     }
 
@@ -50,8 +62,6 @@ impl Step<World> for MoveClients {
             let hot = world.hot.lock().await;
             hot.as_ref().map(|hot| (hot.entries.clone(), hot.paused_at))
         };
-        // kept since the warm-up, and opened anew if it was lost
-        let session = world.cluster(to).db(&world.config.source.database).await?;
         let (entries, paused_at) = match prepared {
             Some(prepared) => prepared,
             None => {
@@ -61,11 +71,13 @@ impl Step<World> for MoveClients {
                 (entries, None)
             }
         };
+        let open = async {
+            // kept since the warm-up, and opened anew if it was lost
+            let session = world.cluster(to).db(&world.config.source.database).await?;
+            Ok(session.batch(&access::restore(&saved)).await?)
+        };
         let pause = pause(cx, self.from);
-        let open = async { Ok(session.batch(&access::restore(&saved)).await?) };
-        let lost = world.route.move_clients(&entries, &pause, open).await?;
-        fault_point!("switchover.move_clients.after_decision");
-        for lost in lost {
+        for lost in or_let_go(cx, to, world.route.move_clients(&entries, &pause, open)).await? {
             cx.warn(format!("{lost}: it is led to the {to} as soon as it is back"));
         }
         Ok(Moved { write_pause_ms: paused_at.map(|at| at.elapsed().as_secs_f64() * 1000.0) })

@@ -34,6 +34,7 @@ impl Step<World> for PausePools {
     async fn run(&self, cx: &Cx<'_>) -> Result<usize, StepError> {
         let mut hot = cx.world.hot.lock().await;
         let hot = hot.as_mut().ok_or_else(cold)?;
+        hot.check()?;
         hot.paused_at.get_or_insert_with(Instant::now);
         cx.world.route.begin_pause(&hot.entries, &pause(cx, self.from)).await?;
         fault_point!("switchover.pause_pools.after_pause");

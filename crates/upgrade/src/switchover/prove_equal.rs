@@ -72,7 +72,7 @@ impl Step<World> for ProveEqual {
     async fn run(&self, cx: &Cx<'_>) -> Result<Proven, StepError> {
         let Some(Hot { databases, snapshots: true, .. }) = cx.world.hot.lock().await.take() else {
             cx.warn(
-                "the switchover's snapshots ended with the process that held them: equality is not proven for that moment; \
+                "the switchover's snapshots ended with the process or the server that held them: equality is not proven for that moment; \
                  both sides are compared as they are now",
             );
             let to = self.from.other();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::{errno::Errno, sys::signal::Signal, unistd::Pid};
 use pgleap_lab::{Lab, LabSpec};
 use pgleap_local::{KillOnDrop, Server, StopOnDrop, run};
 use pgleap_saga::{Event, EventKind, EventSink, Journal, Outcome, Step, StepError, StopSignal};
@@ -195,12 +196,34 @@ pub async fn crash_source(lab: &Lab) {
     lab.source.start(&[], LONG).await.unwrap();
 }
 
-/// Kills a server: its postmaster dies without a word, and its children after it.
+/// Kills a server as a power cut would: the postmaster and all its children, without a word.
 pub async fn kill(server: &Server) {
-    let pid = server.running().unwrap().pid;
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // stopped first, so that it starts no further child and sees none of them die
+    signal(server, Signal::SIGSTOP);
+    signal(server, Signal::SIGKILL);
     until("the killed server to be gone", async || server.running().is_none().then_some(())).await;
+}
+
+/// Sends a signal to a server's postmaster, then to all its children.
+pub fn signal(server: &Server, signal: Signal) {
+    let postmaster = i32::try_from(server.running().unwrap().pid).unwrap();
+    let children = children(postmaster);
+    for pid in std::iter::once(postmaster).chain(children) {
+        let sent = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+        assert!(matches!(sent, Ok(()) | Err(Errno::ESRCH)), "{sent:?}");
+    }
+}
+
+/// Returns the processes that `parent` started.
+fn children(parent: i32) -> Vec<i32> {
+    let pids =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let parent_of = |pid: &i32| {
+        // the second field, the program's name, may hold spaces and parentheses
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok()
+    };
+    pids.filter(|pid| parent_of(pid) == Some(parent)).collect()
 }
 
 /// Ends what a test began; a failing test leaves its directory.

@@ -4,6 +4,8 @@
 
 mod bed;
 mod boundary;
+#[cfg(feature = "faults")]
+mod deaths;
 mod lost_journal;
 mod matrix;
 mod preflight;

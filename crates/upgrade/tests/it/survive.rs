@@ -45,7 +45,7 @@ async fn insist(rig: &Rig, sink: &EventSink) {
 }
 
 /// Whether the application's role may enter a side directly.
-async fn serves(lab: &Lab, port: u16) -> bool {
+pub async fn serves(lab: &Lab, port: u16) -> bool {
     match connect(&lab.bypassing(port, "shop")).await {
         Ok(_) => true,
         Err(error) => {
@@ -56,7 +56,7 @@ async fn serves(lab: &Lab, port: u16) -> bool {
 }
 
 /// Returns the side that serves, and sees that the other does not, and that the poolers lead there and wait for nobody.
-async fn serving(rig: &Rig) -> Side {
+pub async fn serving(rig: &Rig) -> Side {
     let standing = rig.chain().standing().unwrap();
     let (side, port) = match standing {
         Standing::InSync => (Side::Source, rig.lab.source_port),
@@ -73,7 +73,7 @@ async fn serving(rig: &Rig) -> Side {
 }
 
 /// Stops the clients, and lets the ledgers decide; failed transactions and unknown outcomes are what a crash costs.
-async fn assert_nothing_lost(rig: Rig) -> Lab {
+pub async fn assert_nothing_lost(rig: Rig) -> Lab {
     let port = match serving(&rig).await {
         Side::Source => rig.lab.source_port,
         Side::Target => rig.lab.target_port,

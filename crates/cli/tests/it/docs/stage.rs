@@ -225,6 +225,8 @@ impl Stage {
                     sections && status["standing"]["standing"] == "open"
                 })
                 .await?;
+                // as a host dies: the process that would take over goes first
+                second_of(&switchover).into_iter().for_each(|pid| kill(pid, Signal::SIGKILL).unwrap());
                 switchover.kill().await.map_err(|error| error.to_string())
             }
         }
@@ -245,6 +247,16 @@ impl Stage {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns the process that waits for this one's death.
+fn second_of(first: &Child) -> Option<Pid> {
+    let first = first.id().unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
+    let waits = |pid: &&str| {
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.contains("--when-orphaned"))
+    };
+    children.split_whitespace().find(waits).map(|pid| Pid::from_raw(pid.parse().unwrap()))
 }
 
 fn signal(child: &Child, signal: Signal) {

@@ -1,0 +1,67 @@
+//! Clients never wait past the write budget, also when the server that they wait for is gone.
+//!
+//! Whoever is let go to a server that is down or still fenced is refused at once, as in any outage: applications know what
+//! to do about an error, and not about a wait without an end. PgBouncer itself goes on refusing for `server_login_retry`
+//! after a login that failed, which is why the write budget is used up first. Does not help clients of a pooler that is
+//! gone too.
+
+use std::time::Duration;
+
+use pgleap_saga::StepError;
+use tokio::time::{Instant, timeout_at};
+
+use super::hot::{databases, entries_leading_to};
+use crate::{pg::Side, world::Cx};
+
+/// What takes longer than this has no answer: a server that is well needs a few milliseconds.
+const NO_ANSWER: Duration = Duration::from_secs(1);
+
+/// Does `work`, for which clients wait at the poolers, to make `side` serve them; if it fails or has no answer, and the
+/// write budget is over, lets them go all the same. Work without an answer is awaited further.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn or_let_go<T>(
+    cx: &Cx<'_>,
+    side: Side,
+    work: impl Future<Output = Result<T, StepError>>,
+) -> Result<T, StepError> {
+    let began = Instant::now();
+    // paused by a process that died: nobody knows for how long they have waited
+    let paused_at = cx.world.hot.lock().await.as_ref().and_then(|hot| hot.paused_at);
+    let over = paused_at.map_or(began, |at| at + cx.world.config.budgets.write_pause);
+    let mut work = std::pin::pin!(work);
+    match timeout_at(over.max(began + NO_ANSWER), &mut work).await {
+        Ok(Err(error)) if Instant::now() >= over => {
+            let_go(cx, side).await;
+            Err(error)
+        }
+        Ok(result) => result,
+        Err(_) => {
+            let_go(cx, side).await;
+            work.await
+        }
+    }
+}
+
+/// Resumes every paused entry that leads to `side`. One that leads to the other side stays: clients that are superusers
+/// would pass its fence.
+async fn let_go(cx: &Cx<'_>, side: Side) {
+    let resume = async {
+        let (_, names) = databases(cx)?;
+        let mut all = entries_leading_to(cx.world, side, &names).await?;
+        all.iter_mut().for_each(|entries| entries.entries.retain(|entry| entry.paused));
+        if all.iter().any(|entries| !entries.entries.is_empty()) {
+            cx.warn(format!(
+                "the write budget is over and the {side} does not let clients in: they are refused from now on, instead of \
+                 waiting; the {side} is tried again"
+            ));
+            cx.world.route.resume(&all).await?;
+        }
+        Ok::<_, StepError>(())
+    };
+    // tried again with the work, and by the step that resumes
+    if let Err(error) = resume.await {
+        cx.warn(format!("clients may still wait at a pooler: {error}"));
+    }
+}
