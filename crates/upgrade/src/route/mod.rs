@@ -164,11 +164,15 @@ impl PgBouncers {
         try_join_all(self.members.iter().enumerate().map(of_member)).await
     }
 
-    /// Like [`Self::leading_to`], of those poolers that answer.
-    pub async fn reachable_leading_to(&self, address: &Address, databases: &[String]) -> (Vec<Entries>, Vec<Lost>) {
+    /// Like [`Self::leading_to`], at any of `addresses`, of those poolers that answer; and the poolers that do not.
+    pub async fn reachable_leading_to(
+        &self,
+        addresses: &[&Address],
+        databases: &[String],
+    ) -> (Vec<Entries>, Vec<Lost>) {
         let of_member = async |(member, m): (usize, &Member)| {
             let mut entries = m.entries().await.map_err(|error| m.lost(error))?;
-            entries.retain(|e| e.leads_to(address) && databases.contains(&e.database));
+            entries.retain(|e| addresses.iter().any(|to| e.leads_to(to)) && databases.contains(&e.database));
             Ok(Entries { member, entries })
         };
         split(join_all(self.members.iter().enumerate().map(of_member)).await)
@@ -258,16 +262,25 @@ impl PgBouncers {
     /// # Errors
     /// A transient [`StepError`] that names the entry that stays paused.
     pub async fn resume(&self, all: &[Entries]) -> Result<(), StepError> {
-        match self.resume_reachable(all).await.into_iter().next() {
-            None => Ok(()),
-            Some(lost) => Err(lost.error),
-        }
+        self.each(all, |entries| (Verb::Resume { entries: entries.entries.clone() }, AT_ONCE)).await
     }
 
-    /// Lets every entry of the poolers that answer go on. The others' guards end their pauses when the leases are over.
-    pub async fn resume_reachable(&self, all: &[Entries]) -> Vec<Lost> {
-        let verb = |entries: &Entries| Verb::Resume { entries: entries.entries.clone() };
-        self.ask_each(all, |entries| (verb(entries), AT_ONCE)).await
+    /// Lets every paused entry that leads to one of `databases` at `address` go on, at every pooler that answers, each on its
+    /// own: one that does not answer must not keep the others' clients waiting. Its guard ends its pause when the lease is
+    /// over. Returns how many entries were paused, and the poolers that did not answer.
+    pub async fn let_go(&self, address: &Address, databases: &[String]) -> (usize, Vec<Lost>) {
+        let one = async |member: &Member| {
+            let let_go = async {
+                let mut entries = member.entries().await?;
+                entries.retain(|e| e.leads_to(address) && databases.contains(&e.database));
+                let paused = entries.iter().filter(|entry| entry.paused).count();
+                // the others too: the guard forgets the pause
+                member.guard.ask(Verb::Resume { entries }, AT_ONCE).await.map(|_| paused)
+            };
+            let_go.await.map_err(|error| member.lost(error))
+        };
+        let (paused, lost) = split(join_all(self.members.iter().map(one)).await);
+        (paused.into_iter().sum(), lost)
     }
 
     /// Pauses every entry, reloads and resumes on the same server: the least that any switchover costs clients.
@@ -301,21 +314,13 @@ impl PgBouncers {
 
     /// Asks every guard that has entries here, and waits for all of them: one that does not answer must not keep the
     /// others' clients waiting.
-    async fn ask_each(&self, all: &[Entries], verb: impl Fn(&Entries) -> (Verb, Duration)) -> Vec<Lost> {
+    async fn each(&self, all: &[Entries], verb: impl Fn(&Entries) -> (Verb, Duration)) -> Result<(), StepError> {
         let one = async |entries: &Entries| {
             let (verb, within) = verb(entries);
-            let member = &self.members[entries.member];
-            member.guard.ask(verb, within).await.map(drop).map_err(|error| member.lost(error))
+            self.members[entries.member].guard.ask(verb, within).await.map(drop)
         };
         let all = all.iter().filter(|entries| !entries.entries.is_empty());
-        split(join_all(all.map(one)).await).1
-    }
-
-    async fn each(&self, all: &[Entries], verb: impl Fn(&Entries) -> (Verb, Duration)) -> Result<(), StepError> {
-        match self.ask_each(all, verb).await.into_iter().next() {
-            None => Ok(()),
-            Some(lost) => Err(lost.error),
-        }
+        join_all(all.map(one)).await.into_iter().collect()
     }
 }
 

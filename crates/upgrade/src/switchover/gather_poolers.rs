@@ -33,7 +33,7 @@ impl Step<World> for GatherPoolers {
         let world = cx.world;
         let (_, names) = databases(cx)?;
         let from = address(world.cluster(self.from));
-        let (behind, unseen) = world.route.reachable_leading_to(&from, &names).await;
+        let (behind, unseen) = world.route.reachable_leading_to(&[&from], &names).await;
         let late = behind.iter().filter(|entries| !entries.entries.is_empty()).count();
         // the side is open: nothing is to be waited for
         let mut lost = world.route.move_clients(&behind, &pause(cx, self.from), async { Ok(()) }).await?;

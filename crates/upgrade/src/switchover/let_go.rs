@@ -10,7 +10,7 @@ use std::time::Duration;
 use pgleap_saga::StepError;
 use tokio::time::{Instant, timeout_at};
 
-use super::hot::{databases, entries_leading_to};
+use super::hot::{address, databases};
 use crate::{pg::Side, world::Cx};
 
 /// What takes longer than this has no answer: a server that is well needs a few milliseconds.
@@ -47,21 +47,16 @@ pub async fn or_let_go<T>(
 /// Resumes every paused entry that leads to `side`. One that leads to the other side stays: clients that are superusers
 /// would pass its fence.
 async fn let_go(cx: &Cx<'_>, side: Side) {
-    let resume = async {
-        let (_, names) = databases(cx)?;
-        let mut all = entries_leading_to(cx.world, side, &names).await?;
-        all.iter_mut().for_each(|entries| entries.entries.retain(|entry| entry.paused));
-        if all.iter().any(|entries| !entries.entries.is_empty()) {
-            cx.warn(format!(
-                "the write budget is over and the {side} does not let clients in: they are refused from now on, instead of \
-                 waiting; the {side} is tried again"
-            ));
-            cx.world.route.resume(&all).await?;
-        }
-        Ok::<_, StepError>(())
-    };
+    let Ok((_, names)) = databases(cx) else { return };
+    let (paused, lost) = cx.world.route.let_go(&address(cx.world.cluster(side)), &names).await;
+    if paused > 0 {
+        cx.warn(format!(
+            "the write budget is over and the {side} does not let clients in: they are refused from now on, instead of \
+             waiting; the {side} is tried again"
+        ));
+    }
     // tried again with the work, and by the step that resumes
-    if let Err(error) = resume.await {
-        cx.warn(format!("clients may still wait at a pooler: {error}"));
+    for lost in lost {
+        cx.warn(format!("clients may still wait at a pooler: {lost}"));
     }
 }

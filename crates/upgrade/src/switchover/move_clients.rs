@@ -4,7 +4,7 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    hot::{cold, databases, entries_leading_to, pause},
+    hot::{cold, databases, pause},
     let_go::or_let_go,
     save_access::SaveAccess,
 };
@@ -62,13 +62,12 @@ impl Step<World> for MoveClients {
             let hot = world.hot.lock().await;
             hot.as_ref().map(|hot| (hot.entries.clone(), hot.paused_at))
         };
+        let pause = pause(cx, self.from);
         let (entries, paused_at) = match prepared {
             Some(prepared) => prepared,
             None => {
-                // after a restart: entries may lead to either side already
-                let mut entries = entries_leading_to(world, self.from, &names).await?;
-                entries.extend(entries_leading_to(world, to, &names).await?);
-                (entries, None)
+                // after a restart: entries may lead to either side already; who does not answer is gathered later
+                (world.route.reachable_leading_to(&[&pause.old, &pause.new], &names).await.0, None)
             }
         };
         let open = async {
@@ -76,7 +75,6 @@ impl Step<World> for MoveClients {
             let session = world.cluster(to).db(&world.config.source.database).await?;
             Ok(session.batch(&access::restore(&saved)).await?)
         };
-        let pause = pause(cx, self.from);
         for lost in or_let_go(cx, to, world.route.move_clients(&entries, &pause, open)).await? {
             cx.warn(format!("{lost}: it is led to the {to} as soon as it is back"));
         }

@@ -43,9 +43,7 @@ impl Step<World> for PausePools {
 
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let names = databases(cx)?.1;
-        let (entries, mut lost) =
-            cx.world.route.reachable_leading_to(&address(cx.world.cluster(self.from)), &names).await;
-        lost.extend(cx.world.route.resume_reachable(&entries).await);
+        let (_, lost) = cx.world.route.let_go(&address(cx.world.cluster(self.from)), &names).await;
         for lost in lost {
             // one that is down pauses nobody when it is back; another one's pause ends with its lease
             cx.warn(format!("{lost}: its guard ends the pause when the lease is over"));
