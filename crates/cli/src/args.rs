@@ -67,8 +67,9 @@ pub enum Command {
     Journal(Journal),
     /// Write report.html and report.json from the journal
     Report(Report),
-    /// Hold the pauses of this host's PgBouncers, and end each by itself when its lease is over
-    #[command(hide = true)]
+    /// Run the guard of this host's PgBouncers, with a configuration of its own (--config guard.toml)
+    ///
+    /// It holds their pauses for a pgleap on another host, and ends each by itself when its lease is over.
     Guard(Guard),
     /// Run honest clients that keep a ledger of acknowledged writes and measure every stall
     Canary(Canary),
@@ -80,7 +81,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Guard {
     /// Started by another pgleap on this host, for the poolers of its configuration
-    #[arg(long, required = true)]
+    #[arg(long, hide = true)]
     pub beside: bool,
 }
 

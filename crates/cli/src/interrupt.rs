@@ -19,6 +19,15 @@ pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
     }
 }
 
+/// Waits for a signal.
+pub async fn once() {
+    let stop = StopSignal::new();
+    tokio::select! {
+        () = listen(stop.clone(), |_| {}) => {}
+        () = stop.requested() => {}
+    }
+}
+
 /// Turns every signal into a request to stop, and tells `told` how many there were. Never ends.
 pub async fn listen(stop: StopSignal, told: impl Fn(u32)) {
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, Pooler},
-    guard::Launch,
+    guard::{Launch, tls::TlsError},
     pg::{
         Cluster, Endpoint, Secret, Side,
         secret::{PasswordFrom, SecretError},
@@ -50,6 +50,9 @@ pub enum WorldError {
         #[source]
         source: SecretError,
     },
+    /// Guards on other hosts cannot be called.
+    #[error(transparent)]
+    Identity(#[from] TlsError),
     /// Servers cannot be run here.
     #[error(transparent)]
     Account(#[from] pgleap_local::AccountError),
@@ -70,9 +73,14 @@ async fn password(
 ///
 /// # Errors
 /// Every password that could not be had, at once.
-pub async fn poolers(config: &Config) -> Result<Vec<(Pooler, Option<Secret>)>, Vec<WorldError>> {
+pub async fn poolers(of: &[Pooler]) -> Result<Vec<(Pooler, Option<Secret>)>, Vec<WorldError>> {
     let (mut poolers, mut errors) = (Vec::new(), Vec::new());
-    for pooler in &config.route.poolers {
+    for pooler in of {
+        // the guard of another host has the password, and nobody else needs it
+        if pooler.guard.is_some() {
+            poolers.push((pooler.clone(), None));
+            continue;
+        }
         let what = format!("PgBouncer {pooler}'s admin `{}`", pooler.user);
         match password(&pooler.password, &pooler.host, pooler.port, &pooler.user, what).await {
             Ok(password) => poolers.push((pooler.clone(), password)),
@@ -105,7 +113,7 @@ impl World {
             errors.push(error);
             None
         });
-        let poolers = poolers(&config).await.unwrap_or_else(|more| {
+        let poolers = poolers(&config.route.poolers).await.unwrap_or_else(|more| {
             errors.extend(more);
             Vec::new()
         });
@@ -122,7 +130,8 @@ impl World {
         let source = Endpoint { host: s.host.clone(), port: s.port, user: s.user.clone(), password };
         // the copy brings the source's roles and passwords along
         let target = Endpoint { host: config.target.host.clone(), port: config.target.port, ..source.clone() };
-        let route = PgBouncers::new(poolers, config.state_dir.clone(), guards);
+        let identity = config.route.identity.as_ref();
+        let route = PgBouncers::new(poolers, config.state_dir.clone(), guards, identity).map_err(|e| vec![e.into()])?;
         Ok(Self {
             source: Arc::new(Cluster::new(Side::Source, source, &application_name)),
             target: Arc::new(Cluster::new(Side::Target, target, &application_name)),

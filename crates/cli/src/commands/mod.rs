@@ -36,6 +36,9 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
     if let Command::Demo(args) = cli.command {
         return crate::demo::run(args, out).await;
     }
+    if let Command::Guard(args) = cli.command {
+        return guard::run(&args, &cli.config).await;
+    }
     let site = Site::load(&cli.config)?;
     match cli.command {
         Command::Check => check::run(&site, out).await,
@@ -49,9 +52,8 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
         Command::Resume(args) => resume::run(&args, &site, out).await,
         Command::Unwind => unwind::run(&site, out).await,
         Command::Finalize => finalize::run(&site, out).await,
-        Command::Guard(_) => guard::run(&site).await,
         Command::Journal(args) => journal::run(&args, &site, out),
         Command::Report(args) => report::run(&args, &site, out),
-        Command::Canary(_) | Command::Demo(_) => Ok(Exit::Usage),
+        Command::Canary(_) | Command::Demo(_) | Command::Guard(_) => Ok(Exit::Usage),
     }
 }

@@ -9,8 +9,10 @@ use jiff::Timestamp;
 use pgleap_saga::{Journal, PlanState, Record, StepStatus};
 use pgleap_upgrade::{
     Standing, World,
-    pg::Side,
+    pg::{PgError, Side},
     replicate::health::{self, Health},
+    switchover::strays::Strays,
+    world::Database,
 };
 
 use super::status::View;
@@ -30,7 +32,8 @@ const LAG_EVERY: u32 = 5;
 
 pub(super) async fn run(args: &args::Watch, site: &Site, out: Out) -> Result<Exit, CommandError> {
     let journal = site.read_begun()?;
-    let mut watcher = Watcher { site, journal, plans: Vec::new(), records: Vec::new(), world: None };
+    let mut watcher =
+        Watcher { site, journal, plans: Vec::new(), records: Vec::new(), world: None, strays: None, found: Vec::new() };
     if args.once {
         let (view, health) = watcher.look().await?;
         match out.is_json() {
@@ -54,6 +57,8 @@ struct Watcher<'a> {
     plans: Vec<PlanState>,
     records: Vec<Record>,
     world: Option<World>,
+    strays: Option<Strays>,
+    found: Vec<String>,
 }
 
 impl Watcher<'_> {
@@ -70,6 +75,10 @@ impl Watcher<'_> {
             (Some(from), Some(id)) => self.health(from, id).await,
             _ => None,
         };
+        if view.standing != Standing::SwitchedOver {
+            // a switchover back is not disturbed
+            self.strays = None;
+        }
         Ok((view, health))
     }
 
@@ -80,7 +89,37 @@ impl Watcher<'_> {
         }
         let world = self.world.as_ref()?;
         let databases = site::source_facts(world, &self.journal).ok()??.databases;
-        health::look(world, from, &databases).await.ok()
+        let mut health = health::look(world, from, &databases).await.ok()?;
+        if from == Side::Target {
+            let (strays, found) = strays(self.strays.take(), world, &databases).await;
+            self.strays = strays;
+            self.found.extend(found.unwrap_or_else(|error| {
+                health.problems.push(format!("nobody looks who writes to the fenced source: {error}"));
+                Vec::new()
+            }));
+            // said again with every look: it is not to be missed
+            health.problems.extend(self.found.iter().cloned());
+        }
+        Some(health)
+    }
+}
+
+/// Looks who wrote to the source since the last look; begins to watch it where nobody did.
+async fn strays(
+    known: Option<Strays>,
+    world: &World,
+    databases: &[Database],
+) -> (Option<Strays>, Result<Vec<String>, PgError>) {
+    let strays = match known {
+        Some(strays) => strays,
+        None => match Strays::watch(world, Side::Source, databases).await {
+            Ok(strays) => strays,
+            Err(error) => return (None, Err(error)),
+        },
+    };
+    match strays.look().await {
+        Ok(found) => (Some(strays), Ok(found)),
+        Err(error) => (None, Err(error)),
     }
 }
 

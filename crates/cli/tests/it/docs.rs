@@ -9,7 +9,7 @@ mod stage;
 
 use std::{collections::BTreeSet, path::Path, process::Command};
 
-use pgleap_upgrade::Config;
+use pgleap_upgrade::{Config, config::guard::GuardConfig};
 
 use reading::{Line, commands, commands_of, configuration, documents, ours, read, root, uncommented};
 use stage::{Given, Stage};
@@ -81,6 +81,18 @@ fn the_configuration_in_the_readme_is_right_with_and_without_its_optional_lines(
     let optional: String = text.lines().map(|line| format!("{}\n", uncommented(line).unwrap_or(line))).collect();
     assert_ne!(text, optional, "there are optional lines");
     Config::parse(&optional, Path::new("/")).unwrap();
+}
+
+#[test]
+fn the_configurations_of_guards_in_the_documents_are_right() {
+    let text = read("docs/guards.md");
+    let blocks: Vec<_> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let [guard, remote] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };
+    GuardConfig::parse(guard, Path::new("/")).unwrap();
+    let (before, rest) =
+        configuration().split_once("[[route.pgbouncer]]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let (_, after) = rest.split_once("[fence]").unwrap();
+    Config::parse(&format!("{before}{remote}[fence]{after}"), Path::new("/")).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

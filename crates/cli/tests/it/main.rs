@@ -9,6 +9,8 @@ mod docs;
 #[cfg(feature = "faults")]
 mod fleet;
 #[cfg(feature = "faults")]
+mod guards;
+#[cfg(feature = "faults")]
 mod kills;
 #[cfg(feature = "faults")]
 mod orphans;

@@ -103,6 +103,31 @@ impl Scene {
         assert_eq!(failed.failed_transactions, 0, "after {after}: {:?}", failed.failures);
     }
 
+    /// A superuser writes to the fenced source: `watch` says so, again and again.
+    async fn stray_writes_are_told(&self) {
+        if self.standing() == "in_sync" {
+            assert_eq!(self.pgleap(&["switchover"], &[]).await.code(), Some(0));
+        }
+        let mut watch = std::process::Command::new(env!("CARGO_BIN_EXE_pgleap"))
+            .args(["--format", "json", "watch", "--config"])
+            .arg(self.lab.config_path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
+        let first = lines.next().unwrap().unwrap();
+        assert!(!first.contains("somebody wrote"), "what comes by replication is no stray: {first}");
+        let (client, connection) =
+            self.lab.directly(self.lab.source_port, "shop").connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute("INSERT INTO parents VALUES (-7, 'a stray')").await.unwrap();
+        // a bound of looks, not of time: they come once a second
+        let told = lines.take(20).any(|line| line.unwrap().contains("somebody wrote to the source, which is fenced"));
+        watch.kill().unwrap();
+        watch.wait().unwrap();
+        assert!(told, "a stray write was not told");
+    }
+
     async fn verdict(self) {
         let port = if self.standing() == "in_sync" { self.lab.source_port } else { self.lab.target_port };
         let report = self.canary.stop().await;
@@ -121,6 +146,7 @@ async fn switchover_whose_process_is_killed_is_ended_by_a_second_one() {
         scene.clients_go_on(point).await;
         scene.until(&format!("the second process to finish after {point}"), || scene.standing() != "open").await;
     }
+    scene.stray_writes_are_told().await;
     scene.verdict().await;
 }
 

@@ -75,6 +75,14 @@ impl Bed {
         Self { lab, canary, application }
     }
 
+    /// Enters the pooler's console.
+    pub async fn console(&self) -> Client {
+        let (user, password) = pgleap_lab::ROLES[2];
+        let mut config = self.lab.through_pooler("pgbouncer");
+        config.user(user).password(password);
+        connect(&config).await
+    }
+
     /// Begins a new period: transactions and stalls are counted for each.
     pub fn mark(&self, name: &str) {
         self.canary.mark(name);

@@ -22,7 +22,7 @@ const MOST_CPU_PERCENT: f64 = 0.5;
 /// The kernel counts a process's time in hundredths of a second, on every architecture that servers run on.
 const TICKS_PER_S: f64 = 100.0;
 
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let path = std::env::var_os("PGLEAP_BIN").map_or_else(
         // …/release/deps/chain-0123456789abcdef
         || std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("pgleap"),

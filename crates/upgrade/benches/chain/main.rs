@@ -1,6 +1,6 @@
 //! What the chain costs, measured against the least that it could cost, in one run on one machine.
 //!
-//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|sync|throughput|footprint …]`; each prints a table, then JSON.
+//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|fleet|recover|sync|throughput|footprint …]`; each prints a table, then JSON.
 //! Ratios are what counts: both sides of each are measured in turn, under the same load, so that whatever else the
 //! machine does meets both.
 
@@ -14,6 +14,7 @@ mod bare;
 mod bed;
 mod footprint;
 mod phases;
+mod recover;
 mod stall;
 mod sync;
 mod table;
@@ -26,6 +27,12 @@ fn main() {
     runtime.block_on(async {
         if wants("stall") {
             stall::run().await;
+        }
+        if wants("fleet") {
+            stall::fleet().await;
+        }
+        if wants("recover") {
+            recover::run().await;
         }
         if wants("sync") {
             sync::run().await;

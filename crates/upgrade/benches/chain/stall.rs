@@ -1,5 +1,5 @@
 //! The longest client stall at a switchover, against the floor: PAUSE, RELOAD and RESUME of the same pool under the same
-//! load with nothing else done.
+//! load with nothing else done; with one pooler, with twelve, and with many clients.
 
 use std::time::Duration;
 
@@ -11,10 +11,36 @@ use crate::{
 };
 
 const SWITCHOVERS: usize = 10;
-const LOAD: Load = Load { clients: 8, rate: Some(200.0), application: 0 };
+const RATE: f64 = 200.0;
 
-pub async fn run() {
-    let bed = Bed::start(spec("stall", 1), LOAD).await;
+/// One laboratory's stalls, in milliseconds, a line for each switchover.
+struct Stalls {
+    poolers: usize,
+    clients: usize,
+    floors: Vec<f64>,
+    stalls: Vec<f64>,
+    pauses: Vec<f64>,
+}
+
+impl Stalls {
+    fn ratios(&self) -> Vec<f64> {
+        self.floors.iter().zip(&self.stalls).map(|(floor, stall)| stall / floor).collect()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "bench": "stall", "poolers": self.poolers, "clients": self.clients, "rate": RATE, "floor_ms": self.floors,
+            "stall_ms": self.stalls, "pause_ms": self.pauses, "median_ratio": median(&self.ratios()),
+            "median_stall_ms": median(&self.stalls),
+        })
+    }
+}
+
+async fn measure(poolers: usize, clients: usize) -> Stalls {
+    let mut spec = spec(&format!("stall{poolers}x{clients}"), 1);
+    spec.poolers = poolers;
+    spec.pooler_settings = vec![("max_client_conn".into(), "500".into())];
+    let bed = Bed::start(spec, Load { clients, rate: Some(RATE), application: 0 }).await;
     let upgrade = bed.upgrade().await;
     assert_done(upgrade.chain().run().await);
     let ports = [bed.lab.source_port, bed.lab.target_port];
@@ -48,24 +74,51 @@ pub async fn run() {
     let stalls = |kind: &str| -> Vec<f64> {
         periods.iter().filter(|period| period.name.starts_with(kind)).map(|period| period.longest_stall_ms).collect()
     };
-    let (floors, switches) = (stalls("floor"), stalls("switch"));
-    let ratios: Vec<f64> = floors.iter().zip(&switches).map(|(floor, stall)| stall / floor).collect();
+    let (floors, stalls) = (stalls("floor"), stalls("switch"));
+    lab.destroy().await.unwrap();
+    Stalls { poolers, clients, floors, stalls, pauses }
+}
+
+fn ms(value: f64) -> String {
+    format!("{} ms", short(value))
+}
+
+/// One pooler, eight clients: the figure of the README.
+pub async fn run() {
+    let stalls = measure(1, 8).await;
     let mut table = Table::new(["switchover", "floor stall", "stall", "ratio", "write pause"]);
-    let ms = |value: f64| format!("{} ms", short(value));
     let mut row = |name: String, floor: f64, stall: f64, ratio: f64, pause: f64| {
         table.row([name, ms(floor), ms(stall), format!("{ratio:.2}"), ms(pause)]);
     };
-    for n in 0..ratios.len() {
-        row((n + 1).to_string(), floors[n], switches[n], ratios[n], pauses[n]);
+    let ratios = stalls.ratios();
+    for (n, ratio) in ratios.iter().enumerate() {
+        row((n + 1).to_string(), stalls.floors[n], stalls.stalls[n], *ratio, stalls.pauses[n]);
     }
-    row("median".into(), median(&floors), median(&switches), median(&ratios), median(&pauses));
+    row("median".into(), median(&stalls.floors), median(&stalls.stalls), median(&ratios), median(&stalls.pauses));
     table.print();
-    println!(
-        "{}",
-        serde_json::json!({
-            "bench": "stall", "clients": LOAD.clients, "rate": LOAD.rate, "floor_ms": floors, "stall_ms": switches,
-            "pause_ms": pauses, "median_ratio": median(&ratios), "median_stall_ms": median(&switches),
-        })
-    );
-    lab.destroy().await.unwrap();
+    println!("{}", stalls.json());
+}
+
+/// More poolers, more clients. In session pooling a pool never drains while clients stay: neither can be measured there.
+pub async fn fleet() {
+    let mut table = Table::new(["poolers", "clients", "floor stall", "stall", "worst", "ratio", "against one pooler"]);
+    let mut one = f64::NAN;
+    for (poolers, clients) in [(1, 8), (12, 8), (1, 200), (12, 200)] {
+        let stalls = measure(poolers, clients).await;
+        let stall = median(&stalls.stalls);
+        if poolers == 1 {
+            one = stall;
+        }
+        table.row([
+            poolers.to_string(),
+            clients.to_string(),
+            ms(median(&stalls.floors)),
+            ms(stall),
+            ms(stalls.stalls.iter().copied().fold(0.0, f64::max)),
+            format!("{:.2}", median(&stalls.ratios())),
+            format!("{:.2}", stall / one),
+        ]);
+        println!("{}", stalls.json());
+    }
+    table.print();
 }

@@ -1,5 +1,6 @@
 //! `pgleap.toml`: what the operator wants, read in one pass that reports every mistake at once.
 
+pub mod guard;
 mod reader;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
 
 use reader::Reader;
 
-use crate::pg::secret::PasswordFrom;
+use crate::{guard::tls::Identity, pg::secret::PasswordFrom};
 
 /// The whole configuration, checked as far as a text can be.
 #[derive(Debug, Clone)]
@@ -108,6 +109,23 @@ pub enum Transfer {
 pub struct Route {
     /// Each PgBouncer process.
     pub poolers: Vec<Pooler>,
+    /// `[route.tls]`: who pgleap is to guards on other hosts.
+    pub identity: Option<Identity>,
+}
+
+/// Where a guard listens on the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardAddress {
+    /// Host name or address; its certificate must be for it.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for GuardAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
 }
 
 /// `[[route.pgbouncer]]`
@@ -123,11 +141,23 @@ pub struct Pooler {
     pub password: Option<PasswordFrom>,
     /// The configuration file it was started with.
     pub ini: PathBuf,
+    /// The guard on its host, if that is another one; the guard's own configuration has password and file then.
+    pub guard: Option<GuardAddress>,
+}
+
+impl Pooler {
+    /// Returns how it is called on its own host.
+    pub fn console(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
 }
 
 impl fmt::Display for Pooler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        match &self.guard {
+            Some(guard) => write!(f, "{} behind {guard}", self.console()),
+            None => f.write_str(&self.console()),
+        }
     }
 }
 
@@ -137,6 +167,9 @@ pub struct Fence {
     /// Superusers that may be connected at a switchover, by role or application name: no fence stops them, and they are
     /// trusted not to write. Their sessions are ended all the same; the audit finds a write, not one that comes later.
     pub tolerate: Vec<String>,
+    /// Transactions that hold a pause up are ended if they are older than this; without it the switchover is held, or taken
+    /// back.
+    pub end_older: Option<Duration>,
 }
 
 /// `[budgets]`
@@ -158,6 +191,8 @@ pub struct Budgets {
     pub catch_up: Duration,
     /// How long verification may take.
     pub verify: Duration,
+    /// How many tables are compared at the same time.
+    pub verify_jobs: u32,
 }
 
 /// Every mistake in a configuration, in the order of the file.
@@ -185,12 +220,7 @@ impl Config {
     /// # Errors
     /// [`ConfigErrors`] with every problem that the text has.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        let fail = |problem: String| ConfigErrors { path: path.to_owned(), problems: vec![problem] };
-        let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        // the parent of a bare file name is empty
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let base = std::path::absolute(parent).map_err(|e| fail(e.to_string()))?;
-        Self::parse(&text, &base).map_err(|problems| ConfigErrors { path: path.to_owned(), problems })
+        load(path, Self::parse)
     }
 
     /// Reads the text of a configuration; `base` is what relative paths start from.
@@ -198,8 +228,7 @@ impl Config {
     /// # Errors
     /// Every problem, a line each.
     pub fn parse(text: &str, base: &Path) -> Result<Self, Vec<String>> {
-        let table = text.parse::<toml::Table>().map_err(|e| vec![e.to_string().trim().replace('\n', " ")])?;
-        let mut root = Reader::new("", table, base);
+        let mut root = Reader::new("", parse(text)?, base);
 
         let mut source = root.table("source");
         let dsn = source.dsn("dsn", "host=127.0.0.1 port=5432 user=postgres");
@@ -253,15 +282,18 @@ impl Config {
         route.kind(&["pgbouncer"], &["multi_host", "dns", "command", "aws_blue_green"]);
         let mut poolers = Vec::new();
         for mut entry in route.tables("pgbouncer") {
-            let admin = entry.dsn("admin", "host=127.0.0.1 port=6432 user=pgbouncer");
-            poolers.push(Pooler {
-                host: admin.host,
-                port: admin.port,
-                user: admin.user,
-                password: entry.password(),
-                ini: entry.required_path("ini"),
-            });
+            let guard = entry.guard("guard");
+            poolers.push(read_pooler(&mut entry, guard));
             route.absorb(entry);
+        }
+        let identity = route.has("tls").then(|| {
+            let mut tls = route.optional_table("tls");
+            let identity = read_identity(&mut tls);
+            route.absorb(tls);
+            identity
+        });
+        if identity.is_none() && poolers.iter().any(|pooler| pooler.guard.is_some()) {
+            route.problem("tls", "is missing: guards on other hosts are called with a certificate");
         }
         if poolers.is_empty() {
             route.problem("pgbouncer", "is missing: name each PgBouncer by a [[route.pgbouncer]] table");
@@ -269,7 +301,8 @@ impl Config {
         root.absorb(route);
 
         let mut fence = root.optional_table("fence");
-        let fence_part = Fence { tolerate: fence.texts("tolerate") };
+        let fence_part =
+            Fence { tolerate: fence.texts("tolerate"), end_older: fence.optional_duration("end_older", "1ms", "1d") };
         root.absorb(fence);
 
         let mut budgets = root.optional_table("budgets");
@@ -282,6 +315,7 @@ impl Config {
             retained_wal_bytes: budgets.bytes("retained_wal", "20GiB"),
             catch_up: budgets.duration("catch_up", "12h", "1s", "30d"),
             verify: budgets.duration("verify", "12h", "1s", "30d"),
+            verify_jobs: budgets.count("verify_jobs", 1, 1, 64),
         };
         root.absorb(budgets);
 
@@ -290,7 +324,7 @@ impl Config {
             source: source_part,
             target: target_part,
             provider: provider_part,
-            route: Route { poolers },
+            route: Route { poolers, identity },
             fence: fence_part,
             budgets: budgets_part,
             state_dir,
@@ -299,6 +333,37 @@ impl Config {
             problems if problems.is_empty() => Ok(config),
             problems => Err(problems),
         }
+    }
+}
+
+fn load<T>(path: &Path, read: fn(&str, &Path) -> Result<T, Vec<String>>) -> Result<T, ConfigErrors> {
+    let fail = |problem: String| ConfigErrors { path: path.to_owned(), problems: vec![problem] };
+    let text = std::fs::read_to_string(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
+    // the parent of a bare file name is empty
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let base = std::path::absolute(parent).map_err(|e| fail(e.to_string()))?;
+    read(&text, &base).map_err(|problems| ConfigErrors { path: path.to_owned(), problems })
+}
+
+fn parse(text: &str) -> Result<toml::Table, Vec<String>> {
+    text.parse::<toml::Table>().map_err(|e| vec![e.to_string().trim().replace('\n', " ")])
+}
+
+/// Reads one `[[pgbouncer]]`: one with a guard elsewhere is only named here.
+fn read_pooler(entry: &mut Reader, guard: Option<GuardAddress>) -> Pooler {
+    let admin = entry.dsn("admin", "host=127.0.0.1 port=6432 user=pgbouncer");
+    let (password, ini) = match guard {
+        Some(_) => (None, PathBuf::new()),
+        None => (entry.password(), entry.required_path("ini")),
+    };
+    Pooler { host: admin.host, port: admin.port, user: admin.user, password, ini, guard }
+}
+
+fn read_identity(tls: &mut Reader) -> Identity {
+    Identity {
+        certificate: tls.required_path("certificate"),
+        key: tls.required_path("key"),
+        authority: tls.required_path("authority"),
     }
 }
 

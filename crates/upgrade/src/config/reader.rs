@@ -7,7 +7,7 @@ use std::{
 
 use toml::{Table, Value};
 
-use super::Databases;
+use super::{Databases, GuardAddress};
 use crate::pg::secret::PasswordFrom;
 
 /// A table that is being read: keys are taken out, and what is left at the end is unknown.
@@ -118,6 +118,24 @@ impl Reader {
         }
     }
 
+    /// Whether the key is there, and was not read yet.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Reads `host:port`.
+    pub fn guard(&mut self, key: &'static str) -> Option<GuardAddress> {
+        let text = self.text(key)?;
+        let split = text.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+        match split {
+            Some((host, port)) if !host.is_empty() && port > 0 => Some(GuardAddress { host, port }),
+            _ => {
+                self.problem(key, format!("is `{text}`; it must be a host and a port, such as \"pool1:7432\""));
+                None
+            }
+        }
+    }
+
     pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         self.text(key).map(|text| self.base.join(text))
     }
@@ -198,26 +216,19 @@ impl Reader {
     }
 
     pub fn duration(&mut self, key: &'static str, default: &str, least: &str, most: &str) -> Duration {
-        let read = |text: &str| {
-            text.parse::<jiff::Span>().ok().and_then(|span| {
-                let days_are_24_hours = jiff::SpanRelativeTo::days_are_24_hours();
-                Duration::try_from(span.to_duration(days_are_24_hours).ok()?).ok()
-            })
-        };
-        let default = read(default).unwrap_or_default();
-        let Some(text) = self.text(key) else { return default };
-        let range = read(least).unwrap_or_default()..=read(most).unwrap_or_default();
-        match read(&text) {
-            Some(duration) if range.contains(&duration) => duration,
-            Some(_) => {
-                self.problem(key, format!("is `{text}`; it must be from {least} to {most}"));
-                default
-            }
-            None => {
-                self.problem(key, format!("is `{text}`; it must be a duration such as `500ms`, `2s` or `5min`"));
-                default
-            }
+        let default = parse_duration(default).unwrap_or_default();
+        self.optional_duration(key, least, most).unwrap_or(default)
+    }
+
+    pub fn optional_duration(&mut self, key: &'static str, least: &str, most: &str) -> Option<Duration> {
+        let text = self.text(key)?;
+        let range = parse_duration(least).unwrap_or_default()..=parse_duration(most).unwrap_or_default();
+        match parse_duration(&text) {
+            Some(duration) if range.contains(&duration) => return Some(duration),
+            Some(_) => self.problem(key, format!("is `{text}`; it must be from {least} to {most}")),
+            None => self.problem(key, format!("is `{text}`; it must be a duration such as `500ms`, `2s` or `5min`")),
         }
+        None
     }
 
     pub fn bytes(&mut self, key: &'static str, default: &str) -> u64 {
@@ -340,6 +351,11 @@ fn keywords(text: &str) -> Vec<(String, String)> {
         }
         pairs.push((keyword, value));
     }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let days_are_24_hours = jiff::SpanRelativeTo::days_are_24_hours();
+    Duration::try_from(text.parse::<jiff::Span>().ok()?.to_duration(days_are_24_hours).ok()?).ok()
 }
 
 fn parse_bytes(text: &str) -> Option<u64> {

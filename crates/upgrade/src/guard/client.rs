@@ -3,27 +3,55 @@
 use std::{sync::Arc, time::Duration};
 
 use pgleap_saga::StepError;
-use tokio::{io::BufStream, net::UnixStream, sync::Mutex};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, BufStream},
+    net::TcpStream,
+    sync::Mutex,
+};
+use tokio_rustls::TlsConnector;
 
 use super::{
     launch::Beside,
     protocol::{Answer, Request, Verb, read, write},
 };
+use crate::config::GuardAddress;
+
+/// Where a guard is.
+#[derive(Clone)]
+pub enum Place {
+    /// On this host, started where none answers.
+    Beside(Arc<Beside>),
+    /// On another, as a service.
+    Network {
+        /// Its host and port.
+        address: GuardAddress,
+        /// What it is called with.
+        tls: TlsConnector,
+    },
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// A connection to the guard of one pooler, opened when it is first needed and again when it broke.
 pub struct GuardClient {
-    pooler: String,
-    guard: Arc<Beside>,
-    kept: Mutex<Option<BufStream<UnixStream>>>,
+    /// How errors call the pooler.
+    name: String,
+    /// How the guard calls it.
+    console: String,
+    place: Place,
+    kept: Mutex<Option<BufStream<Box<dyn Stream>>>>,
 }
 
 /// What an answer may take beyond what was asked to take time.
-const ANSWER_BUDGET: Duration = Duration::from_secs(10);
+const ANSWER_BUDGET: Duration = Duration::from_secs(2);
+const CONNECT_BUDGET: Duration = Duration::from_secs(5);
 
 impl GuardClient {
     /// Describes it; nothing is connected yet.
-    pub fn new(pooler: String, guard: Arc<Beside>) -> Self {
-        Self { pooler, guard, kept: Mutex::default() }
+    pub fn new(name: String, console: String, place: Place) -> Self {
+        Self { name, console, place, kept: Mutex::default() }
     }
 
     /// Asks, and returns the answer; `within` is how long the doing may take. A guard that died is asked again, once.
@@ -31,7 +59,7 @@ impl GuardClient {
     /// # Errors
     /// What the guard refused, or transient: it does not answer.
     pub async fn ask(&self, verb: Verb, within: Duration) -> Result<Answer, StepError> {
-        let request = Request { pooler: self.pooler.clone(), verb };
+        let request = Request { pooler: self.console.clone(), verb };
         let budget = within + ANSWER_BUDGET;
         let mut kept = self.kept.lock().await;
         let was_open = kept.is_some();
@@ -43,27 +71,47 @@ impl GuardClient {
             Ok(Ok(Answer::Refused(error))) => Err(error),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(error),
-            Err(_) => {
-                // what it may still answer is no answer to the next question
-                *kept = None;
-                Err(StepError::transient(format!("the guard of PgBouncer {} does not answer", self.pooler)))
-            }
+            Err(_) => Err(StepError::transient(format!("the guard of PgBouncer {} does not answer", self.name))),
         }
     }
 
-    async fn exchange(&self, kept: &mut Option<BufStream<UnixStream>>, request: &Request) -> Result<Answer, StepError> {
+    /// A stream on which an exchange did not come to its end is given up: what it may still bring answers no question.
+    async fn exchange(
+        &self,
+        kept: &mut Option<BufStream<Box<dyn Stream>>>,
+        request: &Request,
+    ) -> Result<Answer, StepError> {
         let mut stream = match kept.take() {
             Some(stream) => stream,
-            None => BufStream::new(self.guard.connect().await?),
+            None => BufStream::new(self.connect().await?),
         };
         let exchanged = async {
             write(&mut stream, request).await?;
             read::<Answer>(&mut stream).await?.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
         };
         let answer = exchanged.await.map_err(|error: std::io::Error| {
-            StepError::transient(format!("the guard of PgBouncer {} broke off", self.pooler)).because(error.to_string())
+            StepError::transient(format!("the guard of PgBouncer {} broke off", self.name)).because(error.to_string())
         })?;
         *kept = Some(stream);
         Ok(answer)
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, StepError> {
+        let (address, tls) = match &self.place {
+            Place::Beside(guard) => return Ok(Box::new(guard.connect().await?)),
+            Place::Network { address, tls } => (address, tls),
+        };
+        let call = async {
+            let name = ServerName::try_from(address.host.clone()).map_err(std::io::Error::other)?;
+            let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+            stream.set_nodelay(true)?;
+            tls.connect(name, stream).await
+        };
+        let fail = |why: String| StepError::transient(format!("cannot reach the guard at {address}")).because(why);
+        match tokio::time::timeout(CONNECT_BUDGET, call).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => Err(fail(error.to_string())),
+            Err(_) => Err(fail(format!("no answer within {} s", CONNECT_BUDGET.as_secs()))),
+        }
     }
 }

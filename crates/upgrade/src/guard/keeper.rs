@@ -17,7 +17,7 @@ use super::{
     note::{Note, Notebook, Turn},
     protocol::{Answer, Status, Verb},
 };
-use crate::pgbouncer::{PgBouncer, admin::Entry};
+use crate::pgbouncer::{PgBouncer, admin::Entry, inspect::inspect};
 
 /// The guard of one pooler.
 pub struct Keeper {
@@ -49,7 +49,7 @@ impl Keeper {
     /// # Errors
     /// If there is a note that cannot be read.
     pub fn over(pooler: PgBouncer, notes: &Path, tell: Tell) -> Result<Arc<Self>, StepError> {
-        let notebook = Notebook::new(notes, &pooler.pooler.to_string());
+        let notebook = Notebook::new(notes, &pooler.pooler.console());
         let left = notebook.read()?;
         let keeper = Arc::new(Self { pooler, notebook, held: Mutex::default(), lapsed: AtomicU64::new(0), tell });
         if let Some(note) = left {
@@ -66,7 +66,7 @@ impl Keeper {
 
     /// Returns how requests name its pooler.
     pub fn name(&self) -> String {
-        self.pooler.pooler.to_string()
+        self.pooler.pooler.console()
     }
 
     /// Whether a pause is held.
@@ -81,6 +81,7 @@ impl Keeper {
                 Ok(entries) => return Answer::Entries(entries),
                 Err(error) => Err(error),
             },
+            Verb::Inspect { source } => return Answer::Inspected(inspect(&self.pooler, &source).await),
             Verb::Status => return Answer::Status(self.status().await),
             Verb::Rehearse { entries, from, to } => self.pooler.rehearse(&entries, &from, &to),
             Verb::WarmUp { entries } => self.pooler.warm_up(entries).await.map_err(StepError::from),

@@ -11,6 +11,7 @@ pub mod launch;
 pub mod note;
 pub mod protocol;
 pub mod service;
+pub mod tls;
 
 pub use client::GuardClient;
 pub use keeper::Keeper;

@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::note::Turn;
-use crate::pgbouncer::{admin::Entry, ini::Address};
+use crate::pgbouncer::{
+    admin::Entry,
+    ini::Address,
+    inspect::{Inspection, Unseen},
+};
 
 /// A question to the guard of one pooler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +26,11 @@ pub struct Request {
 pub enum Verb {
     /// List the pooler's entries.
     Entries,
+    /// Look at everything that the checks ask about, and change nothing.
+    Inspect {
+        /// Where the entries should lead.
+        source: Address,
+    },
     /// Compute the configuration with these entries moved, and see that the file can be replaced.
     Rehearse {
         /// The entries to be moved.
@@ -76,6 +85,8 @@ pub enum Answer {
     Done,
     /// The pooler's entries.
     Entries(Vec<Entry>),
+    /// What was seen, or why nothing was.
+    Inspected(Result<Inspection, Unseen>),
     /// What is held.
     Status(Status),
     /// It was refused, or could not be done.

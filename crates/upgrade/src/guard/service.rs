@@ -14,13 +14,15 @@ use futures::future::join_all;
 use pgleap_saga::StepError;
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufStream},
-    net::UnixListener,
+    net::{TcpListener, UnixListener},
     time::Instant,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     keeper::{Keeper, Tell},
     protocol::{Answer, Request, read, write},
+    tls::Identity,
 };
 use crate::{config::Pooler, pg::Secret, pgbouncer::PgBouncer, world::io_failure};
 
@@ -28,9 +30,56 @@ use crate::{config::Pooler, pg::Secret, pgbouncer::PgBouncer, world::io_failure}
 pub struct Guard {
     keepers: Vec<Arc<Keeper>>,
     connections: AtomicUsize,
+    tell: Tell,
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How a guard is reached.
+pub enum Door {
+    /// By a socket on this host, by the user that it runs as and by root.
+    Beside(UnixListener),
+    /// Over the network, by whoever shows a certificate of its authority.
+    Network(TcpListener, TlsAcceptor),
+}
+
+/// How long a caller may take to show who it is.
+const GREETING: Duration = Duration::from_secs(5);
+/// More callers at a time have no business here.
+const MOST_CALLERS: usize = 256;
+
+impl Door {
+    /// Waits for somebody, and attends to them in a task of their own.
+    async fn next(&self, guard: &Arc<Guard>) -> std::io::Result<()> {
+        match self {
+            Self::Beside(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // the socket's mode says the same; this holds wherever it was put
+                let own = nix::unistd::getuid().as_raw();
+                if stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
+                    tokio::spawn(guard.clone().attend(stream));
+                }
+            }
+            Self::Network(listener, tls) => {
+                let (stream, caller) = listener.accept().await?;
+                if guard.connections.load(Ordering::Relaxed) >= MOST_CALLERS {
+                    return Ok(());
+                }
+                let (guard, tls) = (guard.clone(), tls.clone());
+                tokio::spawn(async move {
+                    // a decision is small, and clients wait for it
+                    let _ = stream.set_nodelay(true);
+                    match tokio::time::timeout(GREETING, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => guard.attend(stream).await,
+                        Ok(Err(error)) => (guard.tell)(&format!("{caller} was turned away: {error}")),
+                        Err(_) => (guard.tell)(&format!("{caller} was turned away: it did not say who it is")),
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Guard {
     /// Takes over the poolers, and the pauses that an earlier guard of them may have left in `notes`.
@@ -44,14 +93,28 @@ impl Guard {
     ) -> Result<Arc<Self>, StepError> {
         let keeper = |(pooler, password)| Keeper::over(PgBouncer::new(pooler, password), notes, tell);
         let keepers = poolers.into_iter().map(keeper).collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self { keepers, connections: AtomicUsize::new(0) }))
+        Ok(Arc::new(Self { keepers, connections: AtomicUsize::new(0), tell }))
+    }
+
+    /// Listens on the network, for callers that show a certificate of the identity's authority.
+    ///
+    /// # Errors
+    /// Blocked: the certificates cannot be used, or the address cannot be listened on.
+    pub async fn listen_on_network(address: &str, identity: &Identity) -> Result<Door, StepError> {
+        let fail = |error: &dyn std::error::Error| {
+            StepError::blocked(format!("cannot listen on `{address}`"), "correct it, then start the guard again")
+                .because(error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}")))
+        };
+        let tls = identity.acceptor().map_err(|error| fail(&error))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| fail(&error))?;
+        Ok(Door::Network(listener, tls))
     }
 
     /// Listens on a socket that only this user can reach; one that a dead guard left is replaced.
     ///
     /// # Errors
     /// Blocked: the socket cannot be made. Its path must be shorter than 108 bytes.
-    pub fn listen(socket: &Path) -> Result<UnixListener, StepError> {
+    pub fn listen(socket: &Path) -> Result<Door, StepError> {
         match std::fs::remove_file(socket) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(io_failure("replace", socket, error));
@@ -61,25 +124,20 @@ impl Guard {
         let bound = UnixListener::bind(socket).map_err(|error| io_failure("listen on", socket, error))?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
             .map_err(|error| io_failure("protect", socket, error))?;
-        Ok(bound)
+        Ok(Door::Beside(bound))
     }
 
     /// Answers until nobody was connected and nothing was held for `idle`; for ever without it.
     ///
     /// # Errors
     /// Blocked, if the socket fails.
-    pub async fn serve(self: Arc<Self>, listener: UnixListener, idle: Option<Duration>) -> Result<(), StepError> {
-        let own = nix::unistd::getuid().as_raw();
+    pub async fn serve(self: Arc<Self>, door: Door, idle: Option<Duration>) -> Result<(), StepError> {
         let mut quiet_since = Instant::now();
         loop {
             tokio::select! {
-                accepted = listener.accept() => {
-                    let (stream, _) = accepted.map_err(|e| StepError::blocked("the guard's socket failed", "look at the system's log").because(e.to_string()))?;
-                    // the socket's mode says the same; this holds wherever it was put
-                    if stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
-                        tokio::spawn(self.clone().attend(stream));
-                    }
-                }
+                entered = door.next(&self) => entered.map_err(|error| {
+                    StepError::blocked("the guard's socket failed", "look at the system's log").because(error.to_string())
+                })?,
                 () = tokio::time::sleep(LOOK_EVERY), if idle.is_some() => {}
             }
             let busy = self.connections.load(Ordering::Relaxed) > 0

@@ -36,6 +36,36 @@ pub async fn peek(session: &Session, slot: &str, publication: &str, upto: Lsn) -
         .collect()
 }
 
+/// Begin and origin messages of this session's own temporary slot, which moves on.
+const TAKE: &str = "
+    SELECT data FROM pg_catalog.pg_logical_slot_get_binary_changes(
+        'pgleap_strays_' || pg_catalog.pg_backend_pid(), NULL, NULL, 'proto_version', '1', 'publication_names', $1)
+     WHERE pg_catalog.get_byte(data, 0) IN (66, 79)";
+
+/// Returns the transactions with published changes since the last call that did not come by replication.
+///
+/// # Errors
+/// [`PgError`].
+///
+/// Source: PostgreSQL manual, "Logical Replication Message Formats": Origin is `O`, and follows the Begin of a transaction that
+/// was applied from elsewhere.
+pub async fn local(session: &Session, publication: &str) -> Result<Vec<Decoded>, PgError> {
+    let publications = super::ident::quote(publication);
+    let rows = session.query(TAKE, &[&publications]).await?;
+    Ok(without_origin(rows.iter().map(|row| row.get::<_, &[u8]>(0))))
+}
+
+fn without_origin<'a>(messages: impl Iterator<Item = &'a [u8]>) -> Vec<Decoded> {
+    let mut local = Vec::new();
+    for message in messages {
+        match parse_begin(message) {
+            Some(begun) => local.push(begun),
+            None => drop(local.pop()),
+        }
+    }
+    local
+}
+
 fn parse_begin(data: &[u8]) -> Option<Decoded> {
     let commit = u64::from_be_bytes(data.get(1..9)?.try_into().ok()?);
     let xid = u32::from_be_bytes(data.get(17..21)?.try_into().ok()?);
@@ -65,6 +95,14 @@ mod tests {
         assert_eq!(parse_begin(&data[..20]), None);
         data[0] = b'C';
         assert_eq!(parse_begin(&data), None);
+    }
+
+    #[test]
+    fn transactions_that_came_from_elsewhere_are_not_local() {
+        let begin = |xid: u32| [vec![b'B'], vec![0; 16], xid.to_be_bytes().to_vec()].concat();
+        let messages = [begin(1), begin(2), b"O pg_1".to_vec(), begin(3)];
+        let xids: Vec<_> = without_origin(messages.iter().map(Vec::as_slice)).iter().map(|local| local.xid).collect();
+        assert_eq!(xids, [1, 3]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod ini;
+pub mod inspect;
 pub mod pooler;
 
 pub use pooler::PgBouncer;

@@ -54,7 +54,6 @@ use tokio_postgres::error::SqlState;
 
 use crate::{
     pg::PgError,
-    pgbouncer::admin::AdminError,
     preflight::{
         pooler::Console,
         source::{Entered, Source},
@@ -133,18 +132,12 @@ impl From<PgError> for Unanswered {
     }
 }
 
-impl From<AdminError> for Unanswered {
-    fn from(error: AdminError) -> Self {
-        Self { message: error.to_string(), cause: pooler::reason(&error), privilege: false }
-    }
-}
-
 /// Asks everything, and changes nothing. Never fails: a server that cannot be reached is a finding.
 ///
 /// Servers are contacted at the same time; the slowest decides how long it takes, and a second of it measures the
 /// source's WAL.
 pub async fn check(world: &World) -> Report {
-    let consoles = join_all(world.route.members().iter().map(Console::open));
+    let consoles = join_all(world.route.members().iter().map(|member| Console::open(world, member)));
     let (source, consoles) = join(Source::open(world), consoles).await;
     let mut findings = Vec::new();
     let source = source.map_err(|finding| findings.push(finding)).ok();

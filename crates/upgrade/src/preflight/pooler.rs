@@ -1,12 +1,14 @@
 //! One PgBouncer as the checks see it: its console entered with the rights that moving clients takes.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::path::PathBuf;
 
 use super::Finding;
 use crate::{
+    config::Pooler,
     pgbouncer::{
-        admin::{Admin, AdminError, Entry, Shown},
+        admin::Entry,
         ini::Address,
+        inspect::{File, Inspection, Unseen},
     },
     route::Member,
     world::World,
@@ -15,55 +17,72 @@ use crate::{
 /// The oldest that the chain was tried with.
 const OLDEST: (u32, u32) = (1, 18);
 
-/// An answer takes a PgBouncer milliseconds.
-const BUDGET: Duration = Duration::from_secs(5);
-
-/// Only an admin is told that this is no database; nothing is resumed.
-const ADMINS_ONLY: &str = "RESUME \"pgleap: no such database\"";
-
-/// A PgBouncer, entered.
+/// A PgBouncer, looked at from beside it.
 pub(super) struct Console<'a> {
     /// Where it is, and what the configuration says of it.
     pub member: &'a Member,
     /// Major and minor version.
     pub version: (u32, u32),
-    /// Its version as it says it.
-    pub version_text: String,
-    /// Its database entries.
-    pub entries: Vec<Entry>,
-    config: Vec<Shown>,
+    /// What was seen.
+    pub seen: Inspection,
 }
 
 impl<'a> Console<'a> {
-    /// Enters the console and tries whether its rights suffice.
+    /// Looks at it, and whether the rights there suffice.
     ///
     /// # Errors
     /// The finding that says why it is of no use.
-    pub async fn open(member: &'a Member) -> Result<Self, Finding> {
+    pub async fn open(world: &World, member: &'a Member) -> Result<Self, Finding> {
         let pooler = &member.pooler;
-        let admin = member.admin().await.map_err(|error| {
-            let finding = Finding::blocker("pooler.unreachable", format!("{error} as `{}`", pooler.user));
-            let cause = reason(&error).unwrap_or_else(|| "it does not answer".to_owned());
-            finding.because(cause).fix("name a role out of its `admin_users` in `route.pgbouncer.admin`")
-        })?;
-        let text = version(&admin, pooler).await?;
-        if !is_admin(&admin, pooler).await? {
+        let seen = match member.inspect(&source_address(world)).await {
+            Ok(seen) => seen,
+            Err(Unseen::Unreachable(error)) => {
+                let message = format!("{} as `{}`", error.message, pooler.user);
+                let cause = error.cause.unwrap_or_else(|| "it does not answer".to_owned());
+                return Err(Finding::blocker("pooler.unreachable", message)
+                    .because(cause)
+                    .fix("name a role out of its `admin_users` in `route.pgbouncer.admin`"));
+            }
+            Err(Unseen::Silent(error)) => {
+                let message = format!("PgBouncer {pooler} does not say what is asked of it");
+                return Err(Finding::blocker("pooler.silent", message).because(error.to_string()));
+            }
+        };
+        let version = parse_version(&seen.version);
+        if version < OLDEST {
+            let message =
+                format!("PgBouncer {pooler} is version {}; 1.18 is the oldest that pgleap knows", seen.version);
+            return Err(Finding::blocker("pooler.too_old", message).fix("upgrade PgBouncer"));
+        }
+        if !seen.is_admin {
             return Err(Finding::blocker(
                 "pooler.not_admin",
                 format!("`{}` may look at PgBouncer {pooler}, and not pause it", pooler.user),
             )
             .because("PAUSE, RELOAD and RESUME are for its `admin_users` alone")
-            .fix(format!("admin_users = {}  ; in {}, then RELOAD", pooler.user, pooler.ini.display())));
+            .fix(format!("admin_users = {}  ; in {}, then RELOAD", pooler.user, seen.ini.display())));
         }
-        let read = async { Ok((admin.entries().await?, admin.show("CONFIG").await?)) };
-        let (entries, config) = read.await.map_err(|error: AdminError| silent(pooler, &error))?;
-        Ok(Self { member, version: parse_version(&text), version_text: text, entries, config })
+        Ok(Self { member, version, seen })
+    }
+
+    /// Returns the pooler as the configuration names it.
+    pub fn pooler(&self) -> &Pooler {
+        &self.member.pooler
+    }
+
+    /// Returns the file that holds its entries, on its host.
+    pub fn ini(&self) -> &PathBuf {
+        &self.seen.ini
+    }
+
+    /// Returns what is in that file.
+    pub fn file(&self) -> &File {
+        &self.seen.file
     }
 
     /// Returns the value of one of its settings.
     pub fn setting(&self, name: &str) -> Option<&str> {
-        let row = self.config.iter().find(|row| row.get("key").is_some_and(|key| key == name))?;
-        row.get("value").map(String::as_str)
+        self.seen.settings.get(name).map(String::as_str)
     }
 
     /// Returns the entries that lead to the source, to one of `databases` where these are known.
@@ -71,52 +90,13 @@ impl<'a> Console<'a> {
         let source = source_address(world);
         let fits =
             |entry: &&Entry| entry.leads_to(&source) && databases.is_none_or(|names| names.contains(&entry.database));
-        self.entries.iter().filter(fits).collect()
+        self.seen.entries.iter().filter(fits).collect()
     }
 }
 
 /// Returns where entries must lead for the switchover to move them.
 pub(super) fn source_address(world: &World) -> Address {
     Address { host: world.source.endpoint.host.clone(), port: world.source.endpoint.port }
-}
-
-/// Returns what a console's error says beyond its own first line.
-pub(super) fn reason(error: &AdminError) -> Option<String> {
-    let source = match error {
-        AdminError::Connect { source, .. } | AdminError::Refused { source, .. } => source,
-        AdminError::Silent { .. } => return None,
-    };
-    Some(match (source.as_db_error(), source.source()) {
-        (Some(db), _) => db.message().to_owned(),
-        (None, Some(inner)) => inner.to_string(),
-        (None, None) => source.to_string(),
-    })
-}
-
-fn silent(pooler: &crate::config::Pooler, error: &AdminError) -> Finding {
-    let finding = Finding::blocker("pooler.silent", format!("PgBouncer {pooler} does not say what is asked of it"));
-    finding.because(reason(error).unwrap_or_else(|| error.to_string()))
-}
-
-async fn version(admin: &Arc<Admin>, pooler: &crate::config::Pooler) -> Result<String, Finding> {
-    let text = admin.version().await.map_err(|error| silent(pooler, &error))?;
-    if parse_version(&text) < OLDEST {
-        let message = format!("PgBouncer {pooler} is version {text}; 1.18 is the oldest that pgleap knows");
-        return Err(Finding::blocker("pooler.too_old", message).fix("upgrade PgBouncer"));
-    }
-    Ok(text)
-}
-
-/// Tells an admin from somebody in `stats_users`, who may SHOW almost everything.
-async fn is_admin(admin: &Arc<Admin>, pooler: &crate::config::Pooler) -> Result<bool, Finding> {
-    match admin.command(ADMINS_ONLY, BUDGET).await {
-        // every refusal of the console bears the same code: its text is all there is
-        Err(AdminError::Refused { source, .. }) => {
-            Ok(source.as_db_error().is_none_or(|db| !db.message().contains("admin access needed")))
-        }
-        Err(error) => Err(silent(pooler, &error)),
-        Ok(_) => Ok(true),
-    }
 }
 
 /// Reads `1.24.1`; what cannot be read is older than everything.

@@ -18,13 +18,13 @@ use crate::{
 /// The switchover moves entries that lead to the source's address as `source.dsn` writes it. An entry that writes it in another
 /// way would stay behind, and its clients with it. A pause that somebody else began must not be ended by pgleap.
 pub(super) async fn check(world: &World, source: Option<&Source>, console: &Console<'_>) -> Answer {
-    let pooler = &console.member.pooler;
+    let pooler = console.pooler();
     let names = source.map(Source::names);
     let leading = console.entries_to_source(world, names.as_deref());
     let mut findings = Vec::new();
     if leading.is_empty() {
         let to = source_address(world);
-        let elsewhere: BTreeSet<_> = console.entries.iter().map(address).collect();
+        let elsewhere: BTreeSet<_> = console.seen.entries.iter().map(address).collect();
         let elsewhere: Vec<_> = elsewhere.into_iter().collect();
         let message =
             format!("no entry of PgBouncer {pooler} leads to a database of the upgrade at {}:{}", to.host, to.port);
@@ -38,6 +38,7 @@ pub(super) async fn check(world: &World, source: Option<&Source>, console: &Cons
         );
     }
     let strays: Vec<_> = console
+        .seen
         .entries
         .iter()
         .filter(|entry| !leading.iter().any(|led| led.name == entry.name))

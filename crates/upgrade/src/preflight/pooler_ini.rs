@@ -1,35 +1,23 @@
 //! Whether a pooler's configuration file can be rewritten.
 
-use std::path::Path;
-
-use nix::unistd::{AccessFlags, access};
-
-use super::{
-    Answer, Finding,
-    finding::listed,
-    pooler::{Console, source_address},
-    source::Source,
-};
-use crate::{pgbouncer::ini, world::World};
+use super::{Answer, Finding, finding::listed, pooler::Console, source::Source};
+use crate::{pgbouncer::inspect::File, world::World};
 
 /// Reads the file under `ini`, and rewrites it in memory as the switchover will.
 ///
 /// It is replaced by a new file in its directory, so the directory must be writable; every entry that the console shows
 /// must be found in it; and `*`, which stands for any name, cannot be paused or moved by name.
 pub(super) async fn check(world: &World, source: Option<&Source>, console: &Console<'_>) -> Answer {
-    let pooler = &console.member.pooler;
-    let path = &pooler.ini;
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => {
+    let (pooler, path) = (console.pooler(), console.ini());
+    let (found, replaceable) = match console.file() {
+        File::Read { leading, replaceable } => (leading, *replaceable),
+        File::Unreadable(why) => {
             let message = format!("`{}`, the configuration of PgBouncer {pooler}, cannot be read", path.display());
-            let finding = Finding::blocker("pooler.ini_unreadable", message).because(error.to_string());
+            let finding = Finding::blocker("pooler.ini_unreadable", message).because(why);
             return Ok(vec![finding.fix("name the file that it was started with under `route.pgbouncer.ini`")]);
         }
     };
     let mut findings = Vec::new();
-    let from = source_address(world);
-    let found = ini::repoint(&text, &from, &from, |_| true).moved;
     let names = source.map(Source::names);
     let leading = console.entries_to_source(world, names.as_deref());
     let missing: Vec<_> = leading.iter().map(|entry| &entry.name).filter(|name| !found.contains(name)).collect();
@@ -49,8 +37,7 @@ pub(super) async fn check(world: &World, source: Option<&Source>, console: &Cons
                 .fix(format!("replace `*` in `{}` by an entry for each database, then RELOAD", path.display())),
         );
     }
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    if access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
+    if !replaceable {
         let message = format!("`{}` cannot be replaced: its directory is not writable for pgleap", path.display());
         findings.push(
             Finding::blocker("pooler.ini_not_writable", message).fix("run pgleap as a user that may write there"),

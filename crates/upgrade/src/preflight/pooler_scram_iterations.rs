@@ -16,7 +16,7 @@ pub(super) async fn check(world: &World, source: Option<&Source>, console: &Cons
     if !concerned(console.version, source.major(), target) {
         return Ok(Vec::new());
     }
-    let (pooler, version) = (&console.member.pooler, &console.version_text);
+    let (pooler, version) = (console.pooler(), &console.seen.version);
     let message = format!(
         "after a rollback from {target} to {}, PgBouncer {pooler} ({version}) refuses new clients",
         source.major()

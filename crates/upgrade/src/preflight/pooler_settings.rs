@@ -1,24 +1,35 @@
 //! Whether a pooler's settings let clients wait through the write pause.
 
 use super::{Answer, Finding, finding::listed, pooler::Console};
-use crate::world::World;
+use crate::{switchover::hot::GRACE, world::World};
 
 /// Reads SHOW CONFIG and the pool mode of each entry.
 ///
 /// Clients wait in the pooler during the pause: one that gives up before the write budget ends turns a pause into errors.
 /// In session pooling a pool drains only when its clients leave.
 pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
-    let pooler = &console.member.pooler;
+    let pooler = console.pooler();
     let mut findings = Vec::new();
-    let budget = world.config.budgets.write_pause.as_secs_f64();
+    // guards end a pause so much later
+    let budget = (world.config.budgets.write_pause + GRACE).as_secs_f64();
     let patience = console.setting("query_wait_timeout").and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
     if gives_up(patience, budget) {
-        let message =
-            format!("PgBouncer {pooler} sends waiting clients away after {patience} s; the write budget is {budget} s");
+        let message = format!(
+            "PgBouncer {pooler} sends waiting clients away after {patience} s; the write budget and a guard's lease are {budget} s"
+        );
         findings.push(
             Finding::blocker("pooler.query_wait_timeout", message)
                 .because("clients wait in the pooler during the write pause")
-                .fix(format!("query_wait_timeout = 120  ; in {}, then RELOAD", pooler.ini.display())),
+                .fix(format!("query_wait_timeout = 120  ; in {}, then RELOAD", console.ini().display())),
+        );
+    }
+    let retry = console.setting("server_login_retry").and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
+    if retry > budget {
+        let message = format!("PgBouncer {pooler} refuses clients for {retry} s after a server login that failed");
+        findings.push(
+            Finding::note("pooler.server_login_retry", message)
+                .because("should a server die in the write pause, its clients meet errors for so long after it is back")
+                .fix(format!("server_login_retry = 1  ; in {}, then RELOAD", console.ini().display())),
         );
     }
     let default = console.setting("pool_mode").unwrap_or_default();
@@ -33,7 +44,7 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
                 .because("a pause waits until every client has left, so the switchover is held while any is connected")
                 .fix(format!(
                     "pool_mode = transaction  ; in {}, then RELOAD, if the application allows",
-                    pooler.ini.display()
+                    console.ini().display()
                 )),
         );
     }

@@ -13,15 +13,18 @@ use crate::{
     config::Pooler,
     guard::{
         GuardClient, Launch,
+        client::Place,
         launch::Beside,
         note::Turn,
         protocol::{Answer, Status, Verb},
+        tls::{Identity, TlsError},
     },
     pg::Secret,
     pgbouncer::{
         PgBouncer,
-        admin::{Admin, AdminError, Entry},
+        admin::Entry,
         ini::Address,
+        inspect::{Inspection, Unseen, inspect},
     },
 };
 
@@ -88,12 +91,19 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 const REPOINT_BUDGET: Duration = Duration::from_secs(30);
 
 impl Member {
-    /// Returns a kept connection to its console, for looking.
+    /// Looks at everything that the checks ask about: from here if it is on this host, so that nothing is started for it.
     ///
     /// # Errors
-    /// [`AdminError`].
-    pub async fn admin(&self) -> Result<Arc<Admin>, AdminError> {
-        self.console.admin().await
+    /// [`Unseen`].
+    pub async fn inspect(&self, source: &Address) -> Result<Inspection, Unseen> {
+        if self.pooler.guard.is_none() {
+            return inspect(&self.console, source).await;
+        }
+        match self.guard.ask(Verb::Inspect { source: source.clone() }, AT_ONCE).await {
+            Ok(Answer::Inspected(seen)) => seen,
+            Ok(other) => Err(Unseen::Silent(self.odd(&other))),
+            Err(error) => Err(Unseen::Unreachable(error)),
+        }
     }
 
     /// Returns what its guard holds.
@@ -107,7 +117,11 @@ impl Member {
         }
     }
 
-    async fn entries(&self) -> Result<Vec<Entry>, StepError> {
+    /// Returns its entries.
+    ///
+    /// # Errors
+    /// If its guard does not answer, or it does not answer its guard.
+    pub async fn entries(&self) -> Result<Vec<Entry>, StepError> {
         match self.guard.ask(Verb::Entries, AT_ONCE).await? {
             Answer::Entries(entries) => Ok(entries),
             other => Err(self.odd(&other)),
@@ -135,15 +149,32 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl PgBouncers {
-    /// Describes the poolers; nothing is connected or started yet. Their guard keeps its notes in `directory`.
-    pub fn new(poolers: Vec<(Pooler, Option<Secret>)>, directory: PathBuf, launch: Launch) -> Self {
-        let guard = Arc::new(Beside::new(launch, directory, poolers.clone()));
-        let member = |(pooler, password): (Pooler, _)| Member {
-            guard: GuardClient::new(pooler.to_string(), guard.clone()),
-            console: PgBouncer::new(pooler.clone(), password),
-            pooler,
+    /// Describes the poolers; nothing is connected or started yet. The guard of this host's poolers keeps its notes in
+    /// `directory`; the others are called by `identity`.
+    ///
+    /// # Errors
+    /// [`TlsError`], if the identity cannot be used.
+    pub fn new(
+        poolers: Vec<(Pooler, Option<Secret>)>,
+        directory: PathBuf,
+        launch: Launch,
+        identity: Option<&Identity>,
+    ) -> Result<Self, TlsError> {
+        let tls = identity.map(Identity::connector).transpose()?;
+        let own = poolers.iter().filter(|(pooler, _)| pooler.guard.is_none()).cloned().collect();
+        let beside = Arc::new(Beside::new(launch, directory, own));
+        let member = |(pooler, password): (Pooler, _)| {
+            let place = match (&pooler.guard, &tls) {
+                (Some(address), Some(tls)) => Place::Network { address: address.clone(), tls: tls.clone() },
+                _ => Place::Beside(beside.clone()),
+            };
+            Member {
+                guard: GuardClient::new(pooler.to_string(), pooler.console(), place),
+                console: PgBouncer::new(pooler.clone(), password),
+                pooler,
+            }
         };
-        Self { members: poolers.into_iter().map(member).collect() }
+        Ok(Self { members: poolers.into_iter().map(member).collect() })
     }
 
     /// Returns every pooler.
@@ -221,6 +252,27 @@ impl PgBouncers {
         let within = left(deadline);
         let verb = |entries: &Entries| Verb::Drained { entries: entries.entries.clone(), within_ms: millis(within) };
         self.each(all, |entries| (verb(entries), within)).await
+    }
+
+    /// Asks every guard whether it still holds the pause: the decision must not be taken where it cannot be told.
+    ///
+    /// # Errors
+    /// Fatal, naming the pooler whose guard does not answer or has let its clients go.
+    pub async fn still_held(&self, all: &[Entries], pause: &Pause) -> Result<(), StepError> {
+        let one = async |entries: &Entries| {
+            let member = &self.members[entries.member];
+            let refuse = |what: &str| {
+                let message = format!("the guard of PgBouncer {} {what}", member.pooler);
+                StepError::fatal(message, "see that it runs and can be reached, then try again")
+            };
+            match member.status().await {
+                Ok(status) if status.held.as_ref() == Some(&pause.id) => Ok(()),
+                Ok(_) => Err(refuse("has let its clients go: the lease was over")),
+                Err(error) => Err(refuse("does not answer").because(error.to_string())),
+            }
+        };
+        let all = all.iter().filter(|entries| !entries.entries.is_empty());
+        try_join_all(all.map(one)).await.map(drop)
     }
 
     /// Tells every guard that the new address was decided on, and lets its clients go on there as soon as `open` has ended:

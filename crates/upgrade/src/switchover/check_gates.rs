@@ -39,7 +39,8 @@ const OPEN_TOO_LONG: &str = "
                              application_name, datname, round(extract(epoch FROM now() - xact_start)), state)
       FROM pg_catalog.pg_stat_activity
      WHERE datname = ANY($1::text[]) AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()
-       AND application_name <> $2 AND xact_start < now() - $3::float8 * interval '1 s' ORDER BY xact_start";
+       AND application_name <> $2 AND xact_start < now() - $3::float8 * interval '1 s'
+       AND extract(epoch FROM now() - xact_start)::float8 <= $4::float8 ORDER BY xact_start";
 
 const PREPARED: &str = "
     SELECT pg_catalog.format('prepared transaction `%s` (role `%s`, database `%s`) is open', gid, owner, database)
@@ -75,7 +76,9 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     }
     let session = world.cluster(from).db(&world.config.source.database).await?;
     let pause_s = budgets.write_pause.as_secs_f64();
-    for row in session.query(OPEN_TOO_LONG, &[&names, &world.source.application_name, &pause_s]).await? {
+    // those that the policy ends hold nothing up
+    let bearable_s = world.config.fence.end_older.map_or(f64::MAX, |age| age.as_secs_f64());
+    for row in session.query(OPEN_TOO_LONG, &[&names, &world.source.application_name, &pause_s, &bearable_s]).await? {
         reasons.push(format!("{}: the pause would wait for it", row.get::<_, String>(0)));
     }
     for client in access::foreign(&session, &names, &world.source.application_name).await? {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     pg::{
-        Side,
+        Session, Side,
         access::{self, Foreign},
     },
     world::{Cx, World},
@@ -32,9 +32,29 @@ pub struct Fence {
 /// Somebody who changes these databases' rights at the same time must not use the pause up.
 const LOCK_MS: u32 = 300;
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+const END_EVERY: Duration = Duration::from_millis(20);
 
 fn list(sessions: &[Foreign]) -> String {
     sessions.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+const END_OLDER: &str = "
+    SELECT pg_catalog.format('pid %s (role `%s`, `%s`, database `%s`)', pid, usename, application_name, datname)
+      FROM pg_catalog.pg_stat_activity
+     WHERE datname = ANY($1::text[]) AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()
+       AND application_name <> $2 AND xact_start < now() - $3::float8 * interval '1 s'
+       AND pg_catalog.pg_terminate_backend(pid)";
+
+/// Ends transactions that are older than the policy bears, for as long as the pools drain; ends only with an error.
+async fn end_older(cx: &Cx<'_>, session: &Session, names: &[String]) -> Result<(), StepError> {
+    let Some(age) = cx.world.config.fence.end_older else { return std::future::pending().await };
+    loop {
+        let ended = session.query(END_OLDER, &[&names, &cx.world.source.application_name, &age.as_secs_f64()]).await?;
+        for row in ended {
+            cx.warn(format!("{} was ended: its transaction held the pause up", row.get::<_, String>(0)));
+        }
+        tokio::time::sleep(END_EVERY).await;
+    }
 }
 
 /// Refuses a pause in which superusers were seen: where one was, it may be again, and write when nobody looks any more.
@@ -85,7 +105,10 @@ impl Step<World> for Fence {
         // a paused pool opens no connection, so nobody is refused who should only wait; what is under way still ends well
         let sql = format!("BEGIN; SET LOCAL lock_timeout = '{LOCK_MS}ms'; {} COMMIT;", access::block(&saved));
         let block = async { Ok(session.batch(&sql).await?) };
-        try_join(block, world.route.drained(&entries, deadline)).await?;
+        tokio::select! {
+            done = try_join(block, world.route.drained(&entries, deadline)) => done.map(drop)?,
+            failed = end_older(cx, &session, &names) => failed?,
+        }
         fault_point!("switchover.fence.after_block");
         loop {
             let ended = access::end_foreign(&session, &names, own).await?;

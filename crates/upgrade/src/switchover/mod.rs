@@ -21,6 +21,7 @@ pub mod rehearse_repoint;
 pub mod retire_forward;
 pub mod save_access;
 pub mod sequences;
+pub mod strays;
 pub mod turn_replication;
 pub mod warm_up;
 

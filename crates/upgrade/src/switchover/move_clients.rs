@@ -1,5 +1,6 @@
 //! The point of no return: opens the other side and lets clients go on there.
 
+use futures::future::try_join;
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 
@@ -38,17 +39,20 @@ impl Step<World> for MoveClients {
         format!("open the {}, lead every pool to it, and resume", self.from.other())
     }
 
-    /// Looks once more at the side that will serve, as long as there is a way back: clients must not be moved to a server
-    /// that died since the last rows came over.
+    /// Looks once more, as long as there is a way back, at whoever is needed past it: clients must not be moved to a server
+    /// that died since the last rows came over, nor by guards that cannot be told.
     async fn probe(&self, cx: &Cx<'_>) -> Result<Observed<Moved>, StepError> {
         if cx.deadline().is_some() {
             let hot = cx.world.hot.lock().await;
-            let answer = hot.as_ref().ok_or_else(cold)?.to.batch("").await;
-            answer.map_err(|error| {
-                let message = format!("the {} was lost in the write pause", self.from.other());
-                StepError::fatal(message, "see that it runs, then try again")
-                    .because(error.reason().unwrap_or_else(|| error.to_string()))
-            })?;
+            let hot = hot.as_ref().ok_or_else(cold)?;
+            let server = async {
+                hot.to.batch("").await.map_err(|error| {
+                    let message = format!("the {} was lost in the write pause", self.from.other());
+                    StepError::fatal(message, "see that it runs, then try again")
+                        .because(error.reason().unwrap_or_else(|| error.to_string()))
+                })
+            };
+            try_join(server, cx.world.route.still_held(&hot.entries, &pause(cx, self.from))).await?;
         }
         Ok(Observed::Absent)
     }

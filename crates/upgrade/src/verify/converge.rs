@@ -1,8 +1,11 @@
 //! Compares every table while writes go on: what differs is looked at again once the target is past the source's snapshot.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
-use futures::future::try_join;
+use futures::{StreamExt, TryStreamExt, future::try_join, stream};
 use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -73,20 +76,27 @@ pub async fn compare_all(cx: &Cx<'_>, from: Side, databases: &[Database]) -> Res
         )
         .await?;
         let tables = tables(&writer, &follower, &cx.world.publication()).await?;
-        // one after the other, and each side in its turn: clients need the servers more
-        for (done, table) in tables.iter().enumerate() {
-            all.tables.push(compare_one(&database.name, from, &writer, &follower, table).await?);
+        drop((writer, follower));
+        let (total, done) = (tables.len() as u64, AtomicU64::new(0));
+        let compare = async |table: &Table| -> Result<TableResult, StepError> {
+            let result = compare_one(cx.world, from, &database.name, table).await?;
             let health = health::look(cx.world, from, databases).await?;
             #[expect(clippy::cast_precision_loss, reason = "a chart's value")]
             cx.sample("lag_bytes", health.lag_bytes as f64);
             cx.progress(Progress {
                 text: format!("comparing database `{}`", database.name),
-                done: Some(done as u64 + 1),
-                total: Some(tables.len() as u64),
+                done: Some(done.fetch_add(1, Ordering::Relaxed) + 1),
+                total: Some(total),
                 unit: "tables",
                 ..Progress::default()
             });
-        }
+            Ok(result)
+        };
+        // each job takes one core of each side in turn: clients need them more
+        let jobs = cx.world.config.budgets.verify_jobs as usize;
+        let comparisons: Vec<_> = tables.iter().map(compare).collect();
+        let results: Vec<_> = stream::iter(comparisons).buffer_unordered(jobs).try_collect().await?;
+        all.tables.extend(results);
     }
     all.tables.sort_by(|a, b| (&a.database, &a.table).cmp(&(&b.database, &b.table)));
     let (equal, moving) = all.counts();
@@ -100,13 +110,9 @@ pub async fn compare_all(cx: &Cx<'_>, from: Side, databases: &[Database]) -> Res
     Ok(all)
 }
 
-async fn compare_one(
-    database: &str,
-    from: Side,
-    writer: &Session,
-    follower: &Session,
-    table: &Table,
-) -> Result<TableResult, PgError> {
+async fn compare_one(world: &World, from: Side, database: &str, table: &Table) -> Result<TableResult, PgError> {
+    let writer = &reading_session(world, from, database).await?;
+    let follower = &reading_session(world, from.other(), database).await?;
     let arrival = Before::Arrival { from, writer, follower };
     let mut table = table.clone();
     let mut latest = pair(writer, follower, &table, None, arrival).await?;

@@ -8,7 +8,8 @@ use std::sync::{
 use pgleap_lab::Lab;
 use pgleap_saga::EventSink;
 use pgleap_upgrade::{
-    Chain, Standing,
+    Chain, Standing, World,
+    guard::Launch,
     pgbouncer::admin::Entry,
     switchover::{
         carry_over::CarryOver, check_gates::CheckGates, drain::Audit, save_access::SaveAccess, warm_up::WarmUp,
@@ -60,27 +61,31 @@ async fn slots_that_cannot_be_made_in_time_name_the_transactions_in_the_way() {
 /// Sees that after a refusal the source serves as before.
 async fn assert_untouched(rig: &Rig, before: &[String]) {
     assert_as_found(before, &as_found(&rig.lab).await);
-    let entries: Vec<Entry> = rig.world.route.members()[0].admin().await.unwrap().entries().await.unwrap();
+    let entries: Vec<Entry> = rig.world.route.members()[0].entries().await.unwrap();
     assert!(entries.iter().all(|entry| !entry.paused && entry.port == rig.lab.source_port), "{entries:?}");
     assert_standing(&rig.chain(), Standing::InSync);
     let now = rig.acknowledged();
     until("clients to go on", async || (rig.acknowledged() > now + 20).then_some(())).await;
 }
 
-async fn held_by_an_old_transaction(rig: &Rig, before: &[String]) {
+/// Opens a transaction through the pooler, and returns when it is older than the write budget.
+async fn open_for_long(rig: &Rig) -> Client {
     let shopper = client(&rig.lab.through_pooler("shop")).await;
     shopper.batch_execute("BEGIN; SELECT count(*) FROM parents").await.unwrap();
+    let old = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query ~ 'FROM parents'
+                  AND xact_start < now() - interval '1500 ms'";
+    let source = rig.lab.directly(rig.lab.source_port, "shop");
+    until("the transaction to be old", async || (!ask(&source, old).await.is_empty()).then_some(())).await;
+    shopper
+}
+
+async fn held_by_an_old_transaction(rig: &Rig, before: &[String]) {
+    let shopper = open_for_long(rig).await;
     // the pooler's own number is not the server's
     let pids = ask(
         &rig.lab.directly(rig.lab.source_port, "shop"),
         "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND query ~ 'FROM parents'",
     )
-    .await;
-    let old =
-        format!("SELECT 1 FROM pg_stat_activity WHERE pid = {} AND xact_start < now() - interval '1500 ms'", pids[0]);
-    until("the transaction to be old", async || {
-        (!ask(&rig.lab.directly(rig.lab.source_port, "shop"), &old).await.is_empty()).then_some(())
-    })
     .await;
     let error = assert_unwound(rig.chain().switchover().await);
     assert!(error.message.contains("switchover held"), "{error}");
@@ -212,10 +217,16 @@ async fn refused_switchovers_leave_everything_as_it_was_and_the_next_one_works()
     over_the_write_budget(&rig, &before).await;
     called_off_by_a_late_superuser(&rig, &before).await;
     beaten_by_superusers(&rig, &before).await;
+    let shopper = open_for_long(&rig).await;
+    let text = config + "end_older = \"800ms\"\n";
+    let willing = pgleap_upgrade::Config::parse(&text, &rig.lab.spec.dir).unwrap();
+    let willing = World::describe(willing, "7f3a".into(), Launch::Task).await.unwrap();
     let mut config = rig.lab.directly(rig.lab.source_port, "shop");
     let tolerated = client(config.application_name("exporter")).await;
-    assert_done(rig.chain().switchover().await);
+    let chain = Chain::new(&willing, &rig.journal, EventSink::new(), rig.stop.clone());
+    assert_done(chain.switchover().await);
     assert!(tolerated.is_closed(), "who is tolerated is ended all the same");
+    assert!(shopper.batch_execute("COMMIT").await.is_err(), "who held the pause up for too long is ended");
     let port = rig.lab.target_port;
     let (lab, verdict) = rig.verdict(port).await;
     verdict.assert_clean();

@@ -65,7 +65,7 @@ pub async fn serving(rig: &Rig) -> Side {
     };
     assert_eq!(serves(&rig.lab, rig.lab.source_port).await, side == Side::Source);
     assert_eq!(serves(&rig.lab, rig.lab.target_port).await, side == Side::Target);
-    let entries = rig.world.route.members()[0].admin().await.unwrap().entries().await.unwrap();
+    let entries = rig.world.route.members()[0].entries().await.unwrap();
     assert!(!entries.is_empty() && entries.iter().all(|e| e.port == port && !e.paused), "{side} serves: {entries:?}");
     let before = rig.acknowledged();
     until("clients to go on", async || (rig.acknowledged() > before + 20).then_some(())).await;
