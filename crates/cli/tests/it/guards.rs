@@ -259,7 +259,13 @@ async fn link_to_a_guard_may_be_cut_in_every_phase_of_the_pause() {
     let (child, here) = scene.held_at("switchover", "switchover.move_clients.after_point_of_no_return").await;
     scene.link.cut(true);
     std::fs::remove_file(&here).unwrap();
-    scene.until("clients to be refused by the fence", || scene.failed() > 0).await;
+    let log = scene.dir().join("guard-service.log");
+    let leases = || std::fs::read_to_string(&log).unwrap().matches("clients go on at the old address").count();
+    scene.until("the lease to end", || leases() == 4).await;
+    if let Ok((client, connection)) = scene.lab.through_pooler("shop").connect(tokio_postgres::NoTls).await {
+        tokio::spawn(connection);
+        client.batch_execute("SELECT 1").await.expect_err("the fence refuses whoever goes on at the old side");
+    }
     scene.link.cut(false);
     assert_eq!(scene.code(child).await, Some(0), "it is finished");
     scene.clients_go_on("the switchover was finished").await;

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use futures::future::join;
 use pgleap_saga::StepError;
 use tokio::time::{Instant, timeout_at};
 
@@ -37,10 +38,8 @@ pub async fn or_let_go<T>(
             Err(error)
         }
         Ok(result) => result,
-        Err(_) => {
-            let_go(cx, side).await;
-            work.await
-        }
+        // side by side: letting go may need what the work holds, the connection to a guard for example
+        Err(_) => join(let_go(cx, side), &mut work).await.1,
     }
 }
 
