@@ -51,6 +51,8 @@ pub enum Command {
     Status,
     /// Follow the upgrade as it goes
     Watch(Watch),
+    /// Pause the pools for real, resume them where they are, and foretell what a switchover would cost clients
+    Rehearse(Rehearse),
     /// Move writes to the target, in one short pause
     Switchover,
     /// Compare every table's rows on both sides, while writes go on
@@ -83,6 +85,17 @@ pub struct Guard {
     /// Started by another pgleap on this host, for the poolers of its configuration
     #[arg(long, hide = true)]
     pub beside: bool,
+}
+
+/// `pgleap rehearse`
+#[derive(Debug, Args)]
+pub struct Rehearse {
+    /// How many pauses
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub pauses: u32,
+    /// The longest that each may take, in milliseconds; the write budget without it
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(10..=60_000))]
+    pub budget_ms: Option<u32>,
 }
 
 /// `pgleap resume`

@@ -10,6 +10,7 @@ pub mod pg;
 pub mod pgbouncer;
 pub mod preflight;
 pub mod provision;
+pub mod rehearse;
 pub mod replicate;
 pub mod route;
 pub mod switchover;

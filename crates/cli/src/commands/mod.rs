@@ -7,6 +7,7 @@ mod finalize;
 mod guard;
 mod journal;
 mod plan;
+pub mod rehearse;
 mod report;
 mod resume;
 mod rollback;
@@ -46,6 +47,7 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
         Command::Run => run::run(&site, out).await,
         Command::Status => status::run(&site, out),
         Command::Watch(args) => watch::run(&args, &site, out).await,
+        Command::Rehearse(args) => rehearse::run(&args, &site, out).await,
         Command::Switchover => switchover::run(&site, out).await,
         Command::Verify => verify::run(&site, out).await,
         Command::Rollback => rollback::run(&site, out).await,

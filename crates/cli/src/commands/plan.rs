@@ -4,6 +4,7 @@ use pgleap_saga::{Reversal, StepDescription};
 use pgleap_upgrade::{chain::upgrade_plan, finalize, pg::Side, switchover};
 use serde::Serialize;
 
+use super::rehearse;
 use crate::{
     display::text,
     errors::CommandError,
@@ -26,6 +27,8 @@ struct Plans {
     source: String,
     target: String,
     target_version: u16,
+    /// What the newest rehearsal foretells, if there was one.
+    foretold: Option<String>,
     plans: Vec<Part>,
 }
 
@@ -36,6 +39,7 @@ pub(super) fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
         source: format!("{}:{}", config.source.host, config.source.port),
         target: format!("{}:{}", config.target.host, config.target.port),
         target_version: config.target.version,
+        foretold: site.read()?.as_ref().and_then(rehearse::quote),
         plans: vec![
             Part {
                 command: "pgleap run",
@@ -97,5 +101,6 @@ fn render(plans: &Plans, paint: Paint) -> String {
             }
         }
     }
+    lines.extend(plans.foretold.iter().map(|foretold| format!("\n{}  {foretold}", paint.bold("foretold"))));
     lines.join("\n")
 }

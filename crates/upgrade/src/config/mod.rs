@@ -177,6 +177,8 @@ pub struct Fence {
 pub struct Budgets {
     /// The longest that clients may wait at the switchover.
     pub write_pause: Duration,
+    /// How long the application waits for an answer before it gives up, if that is known.
+    pub application_timeout: Option<Duration>,
     /// How often a switchover that was held is tried again by itself.
     pub switchover_attempts: u32,
     /// How long the creation of a slot may wait for transactions that hold an id.
@@ -308,6 +310,7 @@ impl Config {
         let mut budgets = root.optional_table("budgets");
         let budgets_part = Budgets {
             write_pause: budgets.duration("write_pause", "2s", "50ms", "60s"),
+            application_timeout: budgets.optional_duration("application_timeout", "1ms", "1h"),
             switchover_attempts: budgets.count("switchover_attempts", 1, 1, 100),
             slot_creation: budgets.duration("slot_creation", "60s", "1s", "1h"),
             long_transaction: budgets.duration("long_transaction", "30s", "1s", "1h"),

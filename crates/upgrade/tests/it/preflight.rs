@@ -100,7 +100,7 @@ impl Bed {
             users: vec![("postgres".into(), PASSWORD.into()), ("reader".into(), PASSWORD.into())],
             admin_users: vec!["postgres".into()],
             pool_mode: "transaction".into(),
-            extra: vec![("stats_users".into(), "reader".into())],
+            extra: vec![("stats_users".into(), "reader".into()), ("server_login_retry".into(), "1".into())],
         }
     }
 
@@ -558,6 +558,7 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
     for (number, bin) in poolers().into_iter().enumerate() {
         let mut spec = bed.pooler(bin.clone(), &format!("pool{number}"));
         spec.pool_mode = "session".into();
+        spec.extra.retain(|(name, _)| name != "server_login_retry");
         spec.extra.push(("query_wait_timeout".into(), "1".into()));
         let pooler = KillOnDrop(spec.start().await.unwrap());
         let wishes = bed.wishes(&spec);
@@ -568,7 +569,8 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
 
         console(&spec).await.simple_query("PAUSE app").await.unwrap();
         let report = Wishes { ini: bed.path("absent.ini"), ..wishes.clone() }.check().await;
-        assert_says(&report, "pooler.query_wait_timeout", Severity::Blocker, &["after 1 s", "budget is 2 s"]);
+        assert_says(&report, "pooler.query_wait_timeout", Severity::Blocker, &["after 1 s", "lease are 2.5 s"]);
+        assert_says(&report, "pooler.server_login_retry", Severity::Note, &["for 15 s", "server_login_retry = 1"]);
         assert_says(&report, "pooler.session_pooling", Severity::Warning, &["`app`"]);
         assert_says(&report, "pooler.paused", Severity::Blocker, &["`app`", "RESUME \"app\""]);
         assert_says(&report, "pooler.ini_unreadable", Severity::Blocker, &["absent.ini"]);

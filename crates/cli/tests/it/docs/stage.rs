@@ -22,7 +22,7 @@ use super::reading::Line;
 const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What asks for a `yes` on a terminal; there is none here.
-const ASKING: [&str; 4] = ["switchover", "rollback", "unwind", "finalize"];
+const ASKING: [&str; 5] = ["switchover", "rehearse", "rollback", "unwind", "finalize"];
 /// The database of the documents.
 const DATABASE: &str = "orders";
 

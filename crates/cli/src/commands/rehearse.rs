@@ -1,0 +1,104 @@
+//! `pgleap rehearse`: real pauses that move nothing, and what they foretell of a switchover.
+
+use std::time::Duration;
+
+use pgleap_saga::{Cx, EventSink, Journal};
+use pgleap_upgrade::{
+    Standing,
+    pg::Side,
+    rehearse::{Rehearsal, Rehearse, rehearse},
+};
+
+use crate::{
+    args,
+    display::{Display, text},
+    errors::CommandError,
+    exit::Exit,
+    interrupt,
+    out::{Out, SCHEMA},
+    site::{self, Site},
+};
+
+/// Where the journal keeps the newest rehearsal.
+const REHEARSAL: &str = "rehearsal";
+
+pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<Exit, CommandError> {
+    let budget = args.budget_ms.map_or(site.config.budgets.write_pause, |ms| Duration::from_millis(ms.into()));
+    site.read_begun()?;
+    out.confirm(&format!(
+        "This pauses the pools {}, each time for at most {}, and resumes them where they are. Nothing is moved.",
+        text::plural(args.pauses as usize, "time"),
+        text::seconds(budget.as_secs_f64())
+    ))?;
+    let journal = site.write_begun()?;
+    let standing = site::standing(&journal)?;
+    let from = match &standing {
+        Standing::InSync => Side::Source,
+        Standing::SwitchedOver => Side::Target,
+        other => {
+            return Err(CommandError::new(Exit::Usage, "cannot rehearse now: one side must follow the other")
+                .state(other.traffic())
+                .hint("`pgleap status` says where the upgrade stands"));
+        }
+    };
+    let id = site::known_id(&journal)?.unwrap_or_default();
+    let world = site.world(id).await?;
+    let events = EventSink::new();
+    let cx = Cx::standalone(&world, &journal).with_sink(events.clone());
+    let display = (!out.is_json()).then(|| Display::start(&events, out));
+    let rehearsed = interrupt::unless_interrupted(rehearse(&cx, Rehearse { from, pauses: args.pauses, budget })).await;
+    if let Some(display) = display {
+        display.finish().await;
+    }
+    let Some(rehearsed) = rehearsed else {
+        // the guard ends a pause that was under way
+        return Err(CommandError::new(Exit::Stopped, "stopped on request").state(standing.traffic()));
+    };
+    let rehearsal = rehearsed.map_err(|error| CommandError::from(error).state(standing.traffic()))?;
+    journal.set_meta(REHEARSAL, &serde_json::to_string(&rehearsal).unwrap_or_default())?;
+    match out.is_json() {
+        true => out.json(&serde_json::json!({ "schema": SCHEMA, "rehearsal": rehearsal })),
+        false => out.data(&render(&rehearsal)),
+    }
+    Ok(Exit::Done)
+}
+
+/// Returns the newest rehearsal, in a line; none if there was none.
+pub fn quote(journal: &Journal) -> Option<String> {
+    let rehearsal: Rehearsal = serde_json::from_str(&journal.meta(REHEARSAL).ok()??).ok()?;
+    Some(format!("{}, rehearsed at {:.0}", foretold(&rehearsal), rehearsal.at))
+}
+
+fn foretold(rehearsal: &Rehearsal) -> String {
+    let predicted = rehearsal.predicted;
+    format!(
+        "clients would wait for {} (p50), {} (p99; from {} pauses and {} round trips)",
+        text::millis(predicted.p50_ms),
+        text::millis(predicted.p99_ms),
+        rehearsal.pauses_ms.len(),
+        rehearsal.carry_ms.len()
+    )
+}
+
+fn render(rehearsal: &Rehearsal) -> String {
+    let pauses: Vec<_> = rehearsal.pauses_ms.iter().map(|ms| text::millis(*ms)).collect();
+    let ages: Vec<_> = rehearsal
+        .transaction_ages
+        .iter()
+        .filter(|bucket| bucket.count > 0)
+        .map(|bucket| match bucket.below_ms {
+            Some(below) => format!("{} below {}", bucket.count, text::millis(below.into())),
+            None => format!("{} older", bucket.count),
+        })
+        .collect();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people")]
+    let rate = |per_s: f64| format!("{}/s", text::bytes(per_s.max(0.0) as u64));
+    format!(
+        "pauses        {}\ntransactions  {}\nWAL           written {}, applied {}\nforetold      {}",
+        pauses.join(", "),
+        if ages.is_empty() { "none seen".to_owned() } else { ages.join(", ") },
+        rate(rehearsal.wal_per_s),
+        rate(rehearsal.applied_per_s),
+        foretold(rehearsal)
+    )
+}

@@ -1,0 +1,224 @@
+//! Rehearses a switchover against production: real pauses, resumed on the same server, and every part of the switchover that
+//! moves nothing. What clients would feel is foretold from what was measured.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pgleap_saga::{Progress, StepError};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::{
+    pg::Side,
+    replicate::{
+        catch_up::{Rates, round_trip},
+        health,
+    },
+    switchover::{
+        check_gates::{Decision, decide},
+        hot::{GRACE, address, databases},
+        sequences,
+    },
+    world::Cx,
+};
+
+/// What is rehearsed.
+#[derive(Debug, Clone, Copy)]
+pub struct Rehearse {
+    /// The side that serves.
+    pub from: Side,
+    /// How many pauses clients are asked for.
+    pub pauses: u32,
+    /// The longest that each may take.
+    pub budget: Duration,
+}
+
+/// What was measured, and what it foretells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rehearsal {
+    /// When it was.
+    pub at: Timestamp,
+    /// Each pause, from PAUSE sent to RESUME answered, in milliseconds.
+    pub pauses_ms: Vec<f64>,
+    /// What a switchover does in the pause besides: the last row's way to the other side, and the sequences.
+    pub carry_ms: Vec<f64>,
+    /// Ages of open transactions: how many were younger than each bound, over all looks.
+    pub transaction_ages: Vec<AgeBucket>,
+    /// How fast the side that serves writes WAL, in bytes per second.
+    pub wal_per_s: f64,
+    /// How fast the other side applies it.
+    pub applied_per_s: f64,
+    /// What clients would feel.
+    pub predicted: Prediction,
+}
+
+/// How many transactions were younger than a bound, and not than the one before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgeBucket {
+    /// In milliseconds; none is beyond the last.
+    pub below_ms: Option<u32>,
+    /// How many.
+    pub count: u64,
+}
+
+/// The stall that a switchover would cost, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Half of all switchovers would stall clients for less.
+    pub p50_ms: f64,
+    /// All but one in a hundred.
+    pub p99_ms: f64,
+    /// From how many pairs of measurements.
+    pub n: usize,
+}
+
+const BOUNDS_MS: [u32; 6] = [1, 10, 100, 1000, 10_000, 60_000];
+const AGES: &str = "
+    SELECT greatest(0, extract(epoch FROM clock_timestamp() - xact_start) * 1000)::float8
+      FROM pg_catalog.pg_stat_activity
+     WHERE datname = ANY($1::text[]) AND backend_type = 'client backend' AND xact_start IS NOT NULL
+       AND pid <> pg_catalog.pg_backend_pid() AND application_name <> $2";
+
+/// How long clients are left alone between two pauses.
+const BETWEEN: Duration = Duration::from_secs(1);
+const LOOKS_FOR_EACH: u32 = 5;
+const ARRIVAL: Duration = Duration::from_secs(2);
+
+/// Returns what stalls clients if one of `pauses` meets one of `carries`, over all pairs.
+pub fn predict(pauses: &[f64], carries: &[f64]) -> Option<Prediction> {
+    let mut stalls: Vec<f64> = pauses.iter().flat_map(|pause| carries.iter().map(move |carry| pause + carry)).collect();
+    stalls.sort_by(f64::total_cmp);
+    let at = |percent: usize| stalls.get((stalls.len() * percent).div_ceil(100).saturating_sub(1)).copied();
+    Some(Prediction { p50_ms: at(50)?, p99_ms: at(99)?, n: stalls.len() })
+}
+
+fn histogram(ages_ms: &[f64]) -> Vec<AgeBucket> {
+    let mut buckets: Vec<_> = BOUNDS_MS.map(|below| AgeBucket { below_ms: Some(below), count: 0 }).into();
+    buckets.push(AgeBucket { below_ms: None, count: 0 });
+    for age in ages_ms {
+        if let Some(bucket) =
+            buckets.iter_mut().find(|bucket| bucket.below_ms.is_none_or(|below| *age < f64::from(below)))
+        {
+            bucket.count += 1;
+        }
+    }
+    buckets
+}
+
+fn millis(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+/// Refuses a budget that somebody who waits does not have.
+async fn refuse_impatience(cx: &Cx<'_>, from: Side, budget: Duration) -> Result<(), StepError> {
+    let longest = (budget + GRACE).as_secs_f64();
+    for member in cx.world.route.members() {
+        let seen = member.inspect(&address(cx.world.cluster(from))).await.map_err(|unseen| match unseen {
+            crate::pgbouncer::inspect::Unseen::Unreachable(error)
+            | crate::pgbouncer::inspect::Unseen::Silent(error) => error,
+        })?;
+        let patience =
+            seen.settings.get("query_wait_timeout").and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
+        if patience > 0.0 && patience <= longest {
+            return Err(StepError::blocked(
+                format!("PgBouncer {} sends waiting clients away after {patience} s", member.pooler),
+                format!(
+                    "rehearse with a budget below it (a guard adds {} s), or raise `query_wait_timeout`",
+                    GRACE.as_secs_f64()
+                ),
+            ));
+        }
+    }
+    match cx.world.config.budgets.application_timeout {
+        Some(timeout) if timeout <= budget + GRACE => Err(StepError::blocked(
+            format!("the application gives up after {} s", timeout.as_secs_f64()),
+            "rehearse with a budget below it, or raise `budgets.application_timeout` if it waits for longer",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Rehearses. Clients wait as often as asked, each time for no longer than the budget; nothing is moved.
+///
+/// # Errors
+/// If somebody would not wait for so long, a gate holds, or a pause cannot be had within its budget.
+pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepError> {
+    let Rehearse { from, pauses, budget } = what;
+    refuse_impatience(cx, from, budget).await?;
+    if let Decision::Hold { reasons } = decide(cx, from).await? {
+        return Err(StepError::blocked("a switchover would be held now", "remove what is named, then try again")
+            .because(reasons.join("; ")));
+    }
+    let world = cx.world;
+    let (all, names) = databases(cx)?;
+    let serving = address(world.cluster(from));
+    let session = world.cluster(from).db(&world.config.source.database).await?;
+    let (mut pauses_ms, mut carry_ms, mut ages, mut rates) = (Vec::new(), Vec::new(), Vec::new(), Rates::default());
+    let started = Instant::now();
+    for n in 0..pauses {
+        let entries = world.route.leading_to(&serving, &names).await?;
+        pauses_ms.push(world.route.micro_pause(&entries, &serving, budget).await?.as_secs_f64() * 1000.0);
+        cx.progress(Progress {
+            text: "rehearsing pauses".to_owned(),
+            done: Some(u64::from(n) + 1),
+            total: Some(pauses.into()),
+            unit: "pauses",
+            ..Progress::default()
+        });
+        let until = Instant::now() + BETWEEN;
+        for _ in 0..LOOKS_FOR_EACH {
+            for row in session.query(AGES, &[&names, &world.source.application_name]).await? {
+                ages.push(row.get::<_, f64>(0));
+            }
+            let look = Instant::now();
+            for database in &all {
+                let (here, there) = (
+                    world.cluster(from).db(&database.name).await?,
+                    world.cluster(from.other()).db(&database.name).await?,
+                );
+                sequences::warm(&here, &there).await?;
+            }
+            let arrived = round_trip(world, from, &all, ARRIVAL).await?;
+            if arrived.is_none() {
+                return Err(StepError::blocked(
+                    format!("a row written on the {from} has not arrived within {} s", ARRIVAL.as_secs()),
+                    "look at the lag, then try again",
+                ));
+            }
+            carry_ms.push(millis(look));
+        }
+        let health = health::look(world, from, &all).await?;
+        rates.add(started.elapsed().as_secs_f64(), health.publisher, health.applied);
+        tokio::time::sleep_until(until).await;
+    }
+    let outlook = rates.outlook();
+    let predicted = predict(&pauses_ms, &carry_ms)
+        .ok_or_else(|| StepError::blocked("nothing was measured", "rehearse at least one pause"))?;
+    Ok(Rehearsal {
+        at: Timestamp::now(),
+        transaction_ages: histogram(&ages),
+        wal_per_s: outlook.map_or(0.0, |outlook| outlook.produced_per_s),
+        applied_per_s: outlook.map_or(0.0, |outlook| outlook.applied_per_s),
+        predicted,
+        pauses_ms,
+        carry_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prediction_takes_every_pause_with_every_carry() {
+        let predicted = predict(&[10.0, 20.0], &[1.0, 2.0, 100.0]).unwrap();
+        assert_eq!(predicted, Prediction { p50_ms: 21.0, p99_ms: 120.0, n: 6 });
+        assert_eq!(predict(&[], &[1.0]), None);
+    }
+
+    #[test]
+    fn ages_fall_into_the_first_bucket_that_holds_them() {
+        let counts: Vec<_> = histogram(&[0.5, 5.0, 5.0, 999.0, 90_000.0]).iter().map(|bucket| bucket.count).collect();
+        assert_eq!(counts, [1, 2, 0, 1, 0, 0, 1]);
+    }
+}
