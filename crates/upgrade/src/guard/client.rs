@@ -8,12 +8,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, BufStream},
     net::TcpStream,
     sync::Mutex,
+    time::Instant,
 };
 use tokio_rustls::TlsConnector;
 
 use super::{
     launch::Beside,
-    protocol::{Answer, Request, Verb, read, write},
+    protocol::{Answer, Reply, Request, Verb, read, write},
 };
 use crate::config::GuardAddress;
 
@@ -41,12 +42,22 @@ pub struct GuardClient {
     /// How the guard calls it.
     console: String,
     place: Place,
-    kept: Mutex<Option<BufStream<Box<dyn Stream>>>>,
+    kept: Mutex<Option<Line>>,
+}
+
+/// An open connection, and what the guard's clock showed at a moment of ours.
+struct Line {
+    stream: BufStream<Box<dyn Stream>>,
+    clock: (i64, Instant),
 }
 
 /// What an answer may take beyond what was asked to take time.
 const ANSWER_BUDGET: Duration = Duration::from_secs(2);
 const CONNECT_BUDGET: Duration = Duration::from_secs(5);
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 impl GuardClient {
     /// Describes it; nothing is connected yet.
@@ -59,13 +70,12 @@ impl GuardClient {
     /// # Errors
     /// What the guard refused, or transient: it does not answer.
     pub async fn ask(&self, verb: Verb, within: Duration) -> Result<Answer, StepError> {
-        let request = Request { pooler: self.console.clone(), verb };
         let budget = within + ANSWER_BUDGET;
         let mut kept = self.kept.lock().await;
         let was_open = kept.is_some();
-        let mut answer = tokio::time::timeout(budget, self.exchange(&mut kept, &request)).await;
+        let mut answer = tokio::time::timeout(budget, self.exchange(&mut kept, &verb, budget)).await;
         if was_open && matches!(answer, Ok(Err(_))) {
-            answer = tokio::time::timeout(budget, self.exchange(&mut kept, &request)).await;
+            answer = tokio::time::timeout(budget, self.exchange(&mut kept, &verb, budget)).await;
         }
         match answer {
             Ok(Ok(Answer::Refused(error))) => Err(error),
@@ -75,25 +85,38 @@ impl GuardClient {
         }
     }
 
-    /// A stream on which an exchange did not come to its end is given up: what it may still bring answers no question.
-    async fn exchange(
+    /// A connection on which an exchange did not come to its end is given up: what it may still bring answers no question.
+    async fn exchange(&self, kept: &mut Option<Line>, verb: &Verb, budget: Duration) -> Result<Answer, StepError> {
+        let mut line = match kept.take() {
+            Some(line) => line,
+            None => {
+                let mut stream = BufStream::new(self.connect().await?);
+                let reply = self.send(&mut stream, Verb::Status, None).await?;
+                Line { stream, clock: (reply.now_ms, Instant::now()) }
+            }
+        };
+        let (then, at) = line.clock;
+        let until = then.saturating_add_unsigned(millis(at.elapsed() + budget));
+        let reply = self.send(&mut line.stream, verb.clone(), Some(until)).await?;
+        line.clock = (reply.now_ms, Instant::now());
+        *kept = Some(line);
+        Ok(reply.answer)
+    }
+
+    async fn send(
         &self,
-        kept: &mut Option<BufStream<Box<dyn Stream>>>,
-        request: &Request,
-    ) -> Result<Answer, StepError> {
-        let mut stream = match kept.take() {
-            Some(stream) => stream,
-            None => BufStream::new(self.connect().await?),
-        };
+        stream: &mut BufStream<Box<dyn Stream>>,
+        verb: Verb,
+        until_ms: Option<i64>,
+    ) -> Result<Reply, StepError> {
+        let request = Request { pooler: self.console.clone(), verb, until_ms };
         let exchanged = async {
-            write(&mut stream, request).await?;
-            read::<Answer>(&mut stream).await?.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+            write(stream, &request).await?;
+            read::<Reply>(stream).await?.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
         };
-        let answer = exchanged.await.map_err(|error: std::io::Error| {
+        exchanged.await.map_err(|error: std::io::Error| {
             StepError::transient(format!("the guard of PgBouncer {} broke off", self.name)).because(error.to_string())
-        })?;
-        *kept = Some(stream);
-        Ok(answer)
+        })
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, StepError> {

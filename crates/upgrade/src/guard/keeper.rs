@@ -37,8 +37,9 @@ struct Held {
     until: Instant,
 }
 
-/// A pooler that does not answer at the end of a lease is asked again this often, and for this long.
+/// A pooler that does not answer at the end of a lease is asked again so soon, at least so often, and for so long.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+const ASK_AT_LEAST: Duration = Duration::from_secs(1);
 const ASK_UNTIL: Duration = Duration::from_secs(3600);
 /// A rewrite and a RELOAD take milliseconds; a pooler that was just started may take longer.
 const REPOINT_BUDGET: Duration = Duration::from_secs(30);
@@ -172,12 +173,16 @@ impl Keeper {
     fn end_at(self: Arc<Self>, until: Instant) {
         tokio::spawn(async move {
             tokio::time::sleep_until(until).await;
+            let (mut again, mut told) = (ASK_AGAIN, String::new());
             while until.elapsed() < ASK_UNTIL {
-                match self.end(until).await {
-                    Ok(()) => return,
-                    Err(error) => (self.tell)(&format!("{}: cannot end the pause: {error}", self.name())),
+                let Err(error) = self.end(until).await else { return };
+                let error = error.to_string();
+                if error != told {
+                    (self.tell)(&format!("{}: cannot end the pause, and goes on trying: {error}", self.name()));
+                    told = error;
                 }
-                tokio::time::sleep(ASK_AGAIN).await;
+                tokio::time::sleep(again).await;
+                again = (again * 2).min(ASK_AT_LEAST);
             }
         });
     }

@@ -18,6 +18,18 @@ pub struct Request {
     pub pooler: String,
     /// What it should do.
     pub verb: Verb,
+    /// Until when somebody waits for the answer, in milliseconds of the guard's own clock: what a broken link delivers later
+    /// is not done. None to learn that clock, which [`Verb::Status`] alone may.
+    pub until_ms: Option<i64>,
+}
+
+/// An answer, with the guard's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Now, in milliseconds since 1970 by the guard's host.
+    pub now_ms: i64,
+    /// The answer.
+    pub answer: Answer,
 }
 
 /// What a guard can do. Everything may be asked twice.

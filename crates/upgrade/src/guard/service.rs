@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     keeper::{Keeper, Tell},
-    protocol::{Answer, Request, read, write},
+    protocol::{Answer, Reply, Request, Verb, read, write},
     tls::Identity,
 };
 use crate::{config::Pooler, pg::Secret, pgbouncer::PgBouncer, world::io_failure};
@@ -34,6 +34,10 @@ pub struct Guard {
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
 
 /// How a guard is reached.
 pub enum Door {
@@ -156,14 +160,19 @@ impl Guard {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let mut stream = BufStream::new(stream);
         while let Ok(Some(request)) = read::<Request>(&mut stream).await {
+            let late = request.until_ms.map_or(request.verb != Verb::Status, |until| now_ms() > until);
             let answer = match self.keepers.iter().find(|keeper| keeper.name() == request.pooler) {
+                Some(_) if late => {
+                    (self.tell)(&format!("{}: a request that nobody waits for any more was not done", request.pooler));
+                    Answer::Refused(StepError::transient("the request was too long under way"))
+                }
                 Some(keeper) => keeper.answer(request.verb).await,
                 None => Answer::Refused(StepError::blocked(
                     format!("the guard has no PgBouncer {}", request.pooler),
                     "name the same pooler in its configuration",
                 )),
             };
-            if write(&mut stream, &answer).await.is_err() {
+            if write(&mut stream, &Reply { now_ms: now_ms(), answer }).await.is_err() {
                 break;
             }
         }

@@ -1,7 +1,8 @@
 //! PgBouncer's admin console: simple protocol only, every value a text, columns that differ by version.
 //!
 //! What is known not to be true of it: that PAUSE has worked when it returns (after any WAIT_CLOSE in that process it
-//! returns at once), that RELOAD has worked when it returns (1.24 answers success on a broken file), that a PAUSE ends with the
+//! returns at once), that PAUSE leaves a pool as it was (a server connection that logs in just then is closed, counts as a
+//! login that failed, and clients are refused for `server_login_retry`), that RELOAD has worked when it returns (1.24 answers success on a broken file), that a PAUSE ends with the
 //! connection that asked for it (it stays). So every command here is followed by a look, and WAIT_CLOSE is never used.
 
 use std::{collections::HashMap, time::Duration};
@@ -205,16 +206,28 @@ impl Admin {
             .collect())
     }
 
-    /// Returns how many server connections PgBouncer still has for the entry `name`, in whatever state.
+    /// Returns how many server connections PgBouncer has for the entry `name`: those that log in, and all, in whatever state.
     ///
     /// # Errors
     /// As [`Self::command`].
-    pub async fn server_connections(&self, name: &str) -> Result<u64, AdminError> {
+    pub async fn server_connections(&self, name: &str) -> Result<Servers, AdminError> {
         let rows = self.show("POOLS").await?;
-        let of_entry = rows.iter().filter(|row| row.get("database").is_some_and(|database| database == name));
-        let servers = of_entry.flat_map(|row| row.iter().filter(|(key, _)| key.starts_with("sv_")));
-        Ok(servers.map(|(_, value)| value.parse::<u64>().unwrap_or(0)).sum())
+        let of_entry = || rows.iter().filter(|row| row.get("database").is_some_and(|database| database == name));
+        let sum = |fits: fn(&str) -> bool| {
+            let values = of_entry().flat_map(|row| row.iter().filter(|(key, _)| fits(key)));
+            values.map(|(_, value)| value.parse::<u64>().unwrap_or(0)).sum()
+        };
+        Ok(Servers { logging_in: sum(|key| key == "sv_login"), all: sum(|key| key.starts_with("sv_")) })
     }
+}
+
+/// How many server connections an entry has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Servers {
+    /// Those that log in just now.
+    pub logging_in: u64,
+    /// All.
+    pub all: u64,
 }
 
 /// Returns `name` as the console takes it: quoted, as its names fold to lower case otherwise.

@@ -19,6 +19,8 @@ use crate::{config::Pooler, pg::Secret};
 /// How often it is asked while something is awaited of it.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 const COMMAND_BUDGET: Duration = Duration::from_secs(5);
+/// How long server connections that log in are waited for before a pause.
+const LOGIN_PATIENCE: Duration = Duration::from_millis(200);
 
 /// One PgBouncer process.
 pub struct PgBouncer {
@@ -88,11 +90,16 @@ impl PgBouncer {
     pub async fn pause(&self, entries: &[Entry], deadline: Instant) -> Result<(), StepError> {
         let one = async |entry: &Entry| -> Result<(), StepError> {
             let console = self.console().await?;
+            let admin = self.admin().await?;
+            // PAUSE would close a server connection that logs in, and take that for a login that failed
+            let patience = deadline.min(Instant::now() + LOGIN_PATIENCE);
+            while admin.server_connections(&entry.name).await?.logging_in > 0 && Instant::now() < patience {
+                tokio::task::yield_now().await;
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             let command = format!("PAUSE {}", quote(&entry.name));
             // it answers when the pool is empty, which is not believed: `drained` looks
             let mut pause = tokio::spawn(async move { console.command(&command, left).await.map(|_| ()) });
-            let admin = self.admin().await?;
             loop {
                 if is_paused(&admin, entry).await? {
                     return Ok(());
@@ -123,7 +130,7 @@ impl PgBouncer {
         let one = async |entry: &Entry| -> Result<(), StepError> {
             let admin = self.admin().await?;
             loop {
-                let servers = admin.server_connections(&entry.name).await?;
+                let servers = admin.server_connections(&entry.name).await?.all;
                 if servers == 0 && is_paused(&admin, entry).await? {
                     return Ok(());
                 }

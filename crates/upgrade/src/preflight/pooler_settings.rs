@@ -27,8 +27,11 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
     if retry > budget {
         let message = format!("PgBouncer {pooler} refuses clients for {retry} s after a server login that failed");
         findings.push(
-            Finding::note("pooler.server_login_retry", message)
-                .because("should a server die in the write pause, its clients meet errors for so long after it is back")
+            Finding::warning("pooler.server_login_retry", message)
+                .because(
+                    "a server connection that logs in just when a pause begins counts as one that failed, and a server that \
+                     dies in the pause as well",
+                )
                 .fix(format!("server_login_retry = 1  ; in {}, then RELOAD", console.ini().display())),
         );
     }
