@@ -13,14 +13,12 @@ use std::{
     time::Duration,
 };
 
-use pgleap_upgrade::Standing;
-
 use crate::{
     commands::drive::{Verb, drive_begun},
     errors::CommandError,
     exit::Exit,
     out::Out,
-    site::{self, Site},
+    site::Site,
 };
 
 /// The last word of a process that ended by itself.
@@ -28,6 +26,7 @@ const WELL: u8 = b'.';
 /// The dead process's lock goes with it, in a moment; somebody else's stays.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The second process, as the first one holds it.
 pub struct Second(Child);
@@ -59,7 +58,11 @@ impl Second {
         if let Some(mut stdin) = self.0.stdin.take() {
             let _ = stdin.write_all(&[WELL]);
         }
-        let _ = self.0.wait();
+        // it goes by itself; one that does not is nobody's business any more
+        let deadline = std::time::Instant::now() + GOODBYE;
+        while matches!(self.0.try_wait(), Ok(None)) && std::time::Instant::now() < deadline {
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 
@@ -82,10 +85,9 @@ pub async fn stand_by(site: &Site, out: Out) -> Result<Exit, CommandError> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     let Some(journal) = site.read()? else { return Ok(Exit::Done) };
-    let standing = site::standing(&journal)?;
+    let plans = journal.plans()?;
     drop(journal);
-    match standing {
-        Standing::Open { kind, .. } if kind == "switchover" => drive_begun(site, out, Verb::Resume).await,
-        _ => Ok(Exit::Done),
-    }
+    // before the pause nobody waits, and whoever killed the first may have meant it
+    let paused = plans.last().is_some_and(|plan| plan.outcome.is_none() && !plan.sections.is_empty());
+    if paused { drive_begun(site, out, Verb::Resume).await } else { Ok(Exit::Done) }
 }

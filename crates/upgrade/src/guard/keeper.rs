@@ -19,6 +19,16 @@ use super::{
 };
 use crate::pgbouncer::{PgBouncer, admin::Entry, inspect::inspect};
 
+/// Now, in milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+/// Whether nobody waits for the answer any more.
+pub fn late(until_ms: Option<i64>) -> bool {
+    until_ms.is_some_and(|until| now_ms() > until)
+}
+
 /// The guard of one pooler.
 pub struct Keeper {
     pooler: PgBouncer,
@@ -37,10 +47,9 @@ struct Held {
     until: Instant,
 }
 
-/// A pooler that does not answer at the end of a lease is asked again so soon, at least so often, and for so long.
+/// A pooler that does not answer at the end of a lease is asked again so soon, and at least so often.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_AT_LEAST: Duration = Duration::from_secs(1);
-const ASK_UNTIL: Duration = Duration::from_secs(3600);
 /// A rewrite and a RELOAD take milliseconds; a pooler that was just started may take longer.
 const REPOINT_BUDGET: Duration = Duration::from_secs(30);
 
@@ -57,10 +66,10 @@ impl Keeper {
             (keeper.tell)(&format!("{}: taking over the pause `{}`", keeper.name(), note.turn.id));
             let left = Duration::try_from(note.until.duration_since(Timestamp::now())).unwrap_or_default();
             let until = Instant::now() + left;
-            keeper.clone().end_at(until);
             if let Ok(mut held) = keeper.held.try_lock() {
                 *held = Some(Held { note, until });
             }
+            keeper.clone().end_at(until);
         }
         Ok(keeper)
     }
@@ -70,13 +79,13 @@ impl Keeper {
         self.pooler.pooler.console()
     }
 
-    /// Whether a pause is held.
-    pub async fn holds(&self) -> bool {
-        self.held.lock().await.is_some()
+    /// Whether a pause is held, or something is being done.
+    pub fn is_busy(&self) -> bool {
+        self.held.try_lock().map_or(true, |held| held.is_some())
     }
 
-    /// Does what is asked.
-    pub async fn answer(self: &Arc<Self>, verb: Verb) -> Answer {
+    /// Does what is asked, as long as somebody waits for it.
+    pub async fn answer(self: &Arc<Self>, verb: Verb, until_ms: Option<i64>) -> Answer {
         let done = match verb {
             Verb::Entries => match self.entries().await {
                 Ok(entries) => return Answer::Entries(entries),
@@ -87,11 +96,11 @@ impl Keeper {
             Verb::Rehearse { entries, from, to } => self.pooler.rehearse(&entries, &from, &to),
             Verb::WarmUp { entries } => self.pooler.warm_up(entries).await.map_err(StepError::from),
             Verb::Hold { turn, lease_ms, within_ms } => {
-                self.hold(turn, Duration::from_millis(lease_ms), Duration::from_millis(within_ms)).await
+                self.hold(turn, Duration::from_millis(lease_ms), Duration::from_millis(within_ms), until_ms).await
             }
             Verb::Drained { entries, within_ms } => self.drained(&entries, Duration::from_millis(within_ms)).await,
             Verb::Decide { turn } => self.decide(turn).await,
-            Verb::Resume { entries } => self.resume(&entries).await,
+            Verb::Resume { turn, entries } => self.resume(&turn, &entries).await,
             Verb::Reload => self.pooler.reload().await.map(drop).map_err(StepError::from),
         };
         done.map_or_else(Answer::Refused, |()| Answer::Done)
@@ -111,14 +120,21 @@ impl Keeper {
     }
 
     /// Written down, then its end arranged, and only then asked for: there is no pause that nobody would end.
-    async fn hold(self: &Arc<Self>, turn: Turn, lease: Duration, within: Duration) -> Result<(), StepError> {
+    async fn hold(
+        self: &Arc<Self>,
+        turn: Turn,
+        lease: Duration,
+        within: Duration,
+        until_ms: Option<i64>,
+    ) -> Result<(), StepError> {
         let mut held = self.held.lock().await;
         if let Some(Held { note, .. }) = held.as_ref().filter(|held| held.note.turn.id != turn.id || held.note.decided)
         {
-            return Err(StepError::fatal(
-                format!("the guard of PgBouncer {} holds the pause `{}` already", self.name(), note.turn.id),
-                "let whoever began it finish, or wait until its lease is over; then try again",
-            ));
+            return Err(self.held_by_another(&note.turn.id));
+        }
+        // the lock may have been waited for: whoever asked has gone
+        if late(until_ms) {
+            return Err(StepError::transient("the request was too long under way"));
         }
         let until = Instant::now() + lease;
         let wall = Timestamp::now().saturating_add(lease).unwrap_or(Timestamp::MAX);
@@ -162,11 +178,21 @@ impl Keeper {
         self.pooler.repoint(&entries, &old, &new, Instant::now() + REPOINT_BUDGET).await
     }
 
-    async fn resume(&self, entries: &[Entry]) -> Result<(), StepError> {
+    async fn resume(&self, turn: &str, entries: &[Entry]) -> Result<(), StepError> {
         let mut held = self.held.lock().await;
+        if let Some(Held { note, .. }) = held.as_ref().filter(|held| held.note.turn.id != turn) {
+            return Err(self.held_by_another(&note.turn.id));
+        }
         self.pooler.resume(entries).await?;
         *held = None;
         self.notebook.clear()
+    }
+
+    fn held_by_another(&self, id: &str) -> StepError {
+        StepError::fatal(
+            format!("the guard of PgBouncer {} holds the pause `{id}`", self.name()),
+            "let whoever began it finish, or wait until its lease is over; then try again",
+        )
     }
 
     /// Ends the pause whose lease ends at that moment, unless it was ended before.
@@ -174,7 +200,8 @@ impl Keeper {
         tokio::spawn(async move {
             tokio::time::sleep_until(until).await;
             let (mut again, mut told) = (ASK_AGAIN, String::new());
-            while until.elapsed() < ASK_UNTIL {
+            // for as long as it is held: nobody else would end it
+            loop {
                 let Err(error) = self.end(until).await else { return };
                 let error = error.to_string();
                 if error != told {

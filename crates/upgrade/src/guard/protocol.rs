@@ -80,6 +80,8 @@ pub enum Verb {
     },
     /// Let clients go on, wherever the entries lead.
     Resume {
+        /// The pause that is ended; one of another id is left alone.
+        turn: String,
         /// The entries.
         entries: Vec<Entry>,
     },

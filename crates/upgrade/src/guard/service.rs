@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use futures::future::join_all;
 use pgleap_saga::StepError;
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufStream},
@@ -20,7 +19,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    keeper::{Keeper, Tell},
+    keeper::{Keeper, Tell, late, now_ms},
     protocol::{Answer, Reply, Request, Verb, read, write},
     tls::Identity,
 };
@@ -35,8 +34,20 @@ pub struct Guard {
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
+/// Counts a connection for as long as it is attended to, however that ends.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How a guard is reached.
@@ -144,9 +155,8 @@ impl Guard {
                 })?,
                 () = tokio::time::sleep(LOOK_EVERY), if idle.is_some() => {}
             }
-            let busy = self.connections.load(Ordering::Relaxed) > 0
-                || join_all(self.keepers.iter().map(|keeper| keeper.holds())).await.contains(&true);
-            if busy {
+            let connected = self.connections.load(Ordering::Relaxed) > 0;
+            if connected || self.keepers.iter().any(|keeper| keeper.is_busy()) {
                 quiet_since = Instant::now();
             }
             if idle.is_some_and(|idle| quiet_since.elapsed() > idle) {
@@ -157,16 +167,16 @@ impl Guard {
 
     /// Answers on one connection, to its end.
     async fn attend(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
+        let _counted = Counted::new(&self.connections);
         let mut stream = BufStream::new(stream);
         while let Ok(Some(request)) = read::<Request>(&mut stream).await {
-            let late = request.until_ms.map_or(request.verb != Verb::Status, |until| now_ms() > until);
+            let late = late(request.until_ms) || (request.until_ms.is_none() && request.verb != Verb::Status);
             let answer = match self.keepers.iter().find(|keeper| keeper.name() == request.pooler) {
                 Some(_) if late => {
                     (self.tell)(&format!("{}: a request that nobody waits for any more was not done", request.pooler));
                     Answer::Refused(StepError::transient("the request was too long under way"))
                 }
-                Some(keeper) => keeper.answer(request.verb).await,
+                Some(keeper) => keeper.answer(request.verb, request.until_ms).await,
                 None => Answer::Refused(StepError::blocked(
                     format!("the guard has no PgBouncer {}", request.pooler),
                     "name the same pooler in its configuration",
@@ -176,6 +186,5 @@ impl Guard {
                 break;
             }
         }
-        self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

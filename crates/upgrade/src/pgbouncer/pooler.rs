@@ -99,13 +99,13 @@ impl PgBouncer {
             let left = deadline.saturating_duration_since(Instant::now());
             let command = format!("PAUSE {}", quote(&entry.name));
             // it answers when the pool is empty, which is not believed: `drained` looks
-            let mut pause = tokio::spawn(async move { console.command(&command, left).await.map(|_| ()) });
+            let mut pause = Some(tokio::spawn(async move { console.command(&command, left).await.map(|_| ()) }));
             loop {
                 if is_paused(&admin, entry).await? {
                     return Ok(());
                 }
-                if pause.is_finished()
-                    && let Ok(answer) = (&mut pause).await
+                if let Some(answered) = pause.take_if(|pause| pause.is_finished())
+                    && let Ok(answer) = answered.await
                 {
                     answer?;
                 }

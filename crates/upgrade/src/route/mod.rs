@@ -88,7 +88,7 @@ impl fmt::Display for Lost {
 /// What a guard's answer may take that does not wait for transactions.
 const AT_ONCE: Duration = Duration::from_secs(5);
 /// A rewrite, a RELOAD, and a look at what it made of it.
-const REPOINT_BUDGET: Duration = Duration::from_secs(30);
+const REPOINT_BUDGET: Duration = Duration::from_secs(10);
 
 impl Member {
     /// Looks at everything that the checks ask about: from here if it is on this host, so that nothing is started for it.
@@ -298,7 +298,8 @@ impl PgBouncers {
             let moved = async {
                 decided?;
                 fault_point!("switchover.move_clients.after_decision");
-                member.guard.ask(Verb::Resume { entries: entries.entries.clone() }, AT_ONCE).await
+                let resume = Verb::Resume { turn: pause.id.clone(), entries: entries.entries.clone() };
+                member.guard.ask(resume, AT_ONCE).await
             };
             Ok(moved.await.map(drop).map_err(|error| member.lost(error)))
         };
@@ -313,21 +314,26 @@ impl PgBouncers {
     ///
     /// # Errors
     /// A transient [`StepError`] that names the entry that stays paused.
-    pub async fn resume(&self, all: &[Entries]) -> Result<(), StepError> {
-        self.each(all, |entries| (Verb::Resume { entries: entries.entries.clone() }, AT_ONCE)).await
+    async fn resume(&self, all: &[Entries], turn: &str) -> Result<(), StepError> {
+        let verb = |entries: &Entries| Verb::Resume { turn: turn.to_owned(), entries: entries.entries.clone() };
+        self.each(all, |entries| (verb(entries), AT_ONCE)).await
     }
 
     /// Lets every paused entry that leads to one of `databases` at `address` go on, at every pooler that answers, each on its
     /// own: one that does not answer must not keep the others' clients waiting. Its guard ends its pause when the lease is
     /// over. Returns how many entries were paused, and the poolers that did not answer.
-    pub async fn let_go(&self, address: &Address, databases: &[String]) -> (usize, Vec<Lost>) {
+    pub async fn let_go(&self, turn: &str, address: &Address, databases: &[String]) -> (usize, Vec<Lost>) {
         let one = async |member: &Member| {
             let let_go = async {
                 let mut entries = member.entries().await?;
                 entries.retain(|e| e.leads_to(address) && databases.contains(&e.database));
+                if entries.is_empty() {
+                    // what it holds leads elsewhere, and is not ours to end
+                    return Ok(0);
+                }
                 let paused = entries.iter().filter(|entry| entry.paused).count();
                 // the others too: the guard forgets the pause
-                member.guard.ask(Verb::Resume { entries }, AT_ONCE).await.map(|_| paused)
+                member.guard.ask(Verb::Resume { turn: turn.to_owned(), entries }, AT_ONCE).await.map(|_| paused)
             };
             let_go.await.map_err(|error| member.lost(error))
         };
@@ -348,7 +354,7 @@ impl PgBouncers {
         self.warm_up(all).await?;
         let started = Instant::now();
         let pause = Pause {
-            id: "rehearsal".to_owned(),
+            id: format!("rehearsal {}", jiff::Timestamp::now()),
             old: address.clone(),
             new: address.clone(),
             deadline: started + budget,
@@ -360,7 +366,7 @@ impl PgBouncers {
             self.each(all, |_| (Verb::Reload, AT_ONCE)).await
         };
         let paused = paused.await;
-        self.resume(all).await?;
+        self.resume(all, &pause.id).await?;
         paused.map(|()| started.elapsed())
     }
 

@@ -129,12 +129,13 @@ pub async fn drain(cx: &Cx<'_>, hot: &Hot, from: Side, deadline: Instant) -> Res
     let sessions = async { Ok(access::foreign(&hot.from, &names, own).await?) };
     let (after, left) = try_join(snapshot(&hot.from), sessions).await?;
     refuse_superusers(cx.world, from, &left)?;
-    if is_silent(before, &markers, after) {
-        return Ok(Audit::Silence);
-    }
+    // who is there may write in the next moment, also if it has not yet
     if let Some(session) = left.iter().find(|session| !session.superuser) {
         return Err(StepError::fatal(format!("somebody passed the fence of the {from}"), "end it, then try again")
             .because(session.to_string()));
+    }
+    if is_silent(before, &markers, after) {
+        return Ok(Audit::Silence);
     }
     // decoding shows what has committed: what may still commit must not be there
     if let Some(row) = hot.from.query_opt(STILL_OPEN, &[&names, own]).await? {

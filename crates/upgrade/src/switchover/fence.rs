@@ -103,7 +103,8 @@ impl Step<World> for Fence {
         let own = &world.source.application_name;
         let deadline = patience(cx);
         // a paused pool opens no connection, so nobody is refused who should only wait; what is under way still ends well
-        let sql = format!("BEGIN; SET LOCAL lock_timeout = '{LOCK_MS}ms'; {} COMMIT;", access::block(&saved));
+        // one transaction, as one message: on an error nothing of it is left open in this session
+        let sql = format!("SET LOCAL lock_timeout = '{LOCK_MS}ms'; {}", access::block(&saved));
         let block = async { Ok(session.batch(&sql).await?) };
         tokio::select! {
             done = try_join(block, world.route.drained(&entries, deadline)) => done.map(drop)?,

@@ -35,12 +35,16 @@ const LOOK_EVERY: Duration = Duration::from_micros(300);
 /// Anything by which the server would end a statement whose client is gone, or that sleeps.
 const UNDISTURBED: &str = "
     SELECT count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings
-     WHERE name IN ('client_connection_check_interval', 'statement_timeout', 'transaction_timeout')";
+     WHERE name IN ('client_connection_check_interval', 'statement_timeout', 'transaction_timeout', 'idle_session_timeout')";
 const HOLD: &str = "SELECT pg_catalog.pg_try_advisory_lock($1, 1)";
-/// Backends of that lease; of an earlier switchover's too.
+/// Held by the connections that take rights away or give them back: what a dead process sent through one must not happen
+/// after the next one has put things right.
+const SIGN: &str = "SELECT pg_catalog.pg_advisory_lock_shared($1, 2)";
+/// Backends of that lease, and those that signed; of an earlier process too, and never this one.
 const END: &str = "
     SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_locks
-     WHERE locktype = 'advisory' AND classid::bigint = $1::int AND objid = 1 AND objsubid = 2 AND granted";
+     WHERE locktype = 'advisory' AND classid::bigint = $1::int AND objid IN (1, 2) AND objsubid = 2 AND granted
+       AND pid <> pg_catalog.pg_backend_pid()";
 
 /// Returns the number by which leases of this upgrade are known in the server.
 fn key(world: &World) -> i32 {
@@ -71,7 +75,21 @@ pub async fn forget(world: &World, side: Side) -> Result<(), StepError> {
     end(&session, key(world), Instant::now() + Duration::from_secs(5)).await
 }
 
+/// Signs a connection through which rights are taken away or given back in the pause.
+///
+/// # Errors
+/// If the server cannot be asked.
+pub async fn sign(world: &World, session: &Session) -> Result<(), StepError> {
+    session.query(SIGN, &[&key(world)]).await?;
+    Ok(())
+}
+
 impl FenceLease {
+    /// Whether its connection is gone: it would open nothing.
+    pub fn is_lost(&self) -> bool {
+        self.session.is_closed()
+    }
+
     /// Opens the backend, and prepares what ends it on `from`, the connection that the pause uses.
     ///
     /// # Errors

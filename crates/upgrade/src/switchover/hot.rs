@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     carry_over, drain,
-    fence_lease::FenceLease,
+    fence_lease::{self, FenceLease},
     sequences::{self, Sequences},
 };
 use crate::{
@@ -100,6 +100,10 @@ impl Hot {
         carry_over::warm(&t).await?;
         drain::warm(&f).await?;
         let lease = FenceLease::warm(world, from, &f, &names).await?;
+        // what an earlier process sent to the side that follows must not open it while this one serves
+        fence_lease::forget(world, from.other()).await?;
+        fence_lease::sign(world, &f).await?;
+        fence_lease::sign(world, &t).await?;
         Ok(Self { lease, entries, databases: hot_databases, from: f, to: t, paused_at: None, snapshots: false })
     }
 
@@ -112,6 +116,9 @@ impl Hot {
         let ours = [&*self.from, &*self.to].into_iter();
         let each = self.databases.iter().flat_map(|hot| [&*hot.from, &*hot.to, &hot.proof_from, &hot.proof_to]);
         match ours.chain(each).find(|session| session.is_closed()) {
+            None if self.lease.is_lost() => {
+                Err(StepError::fatal("the fence's lease was lost in the write pause", "try again"))
+            }
             None => Ok(()),
             Some(lost) => Err(StepError::fatal(
                 format!("the connection to the {} was lost in the write pause", lost.place),

@@ -43,7 +43,8 @@ impl Step<World> for PausePools {
 
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let names = databases(cx)?.1;
-        let (_, lost) = cx.world.route.let_go(&address(cx.world.cluster(self.from)), &names).await;
+        let (_, lost) =
+            cx.world.route.let_go(&pause(cx, self.from).id, &address(cx.world.cluster(self.from)), &names).await;
         for lost in lost {
             // one that is down pauses nobody when it is back; another one's pause ends with its lease
             cx.warn(format!("{lost}: its guard ends the pause when the lease is over"));
