@@ -158,9 +158,12 @@ impl Keeper {
         self.pooler.drained(entries, until.min(Instant::now() + within)).await
     }
 
-    /// Accepted at any time: whoever sends it is past the point of no return.
+    /// Accepted also after the lease: whoever sends it is past the point of no return. Not into another pause: it is an old one.
     async fn decide(self: &Arc<Self>, turn: Turn) -> Result<(), StepError> {
         let mut held = self.held.lock().await;
+        if let Some(Held { note, .. }) = held.as_ref().filter(|held| held.note.turn.id != turn.id) {
+            return Err(self.held_by_another(&note.turn.id));
+        }
         let (until, wall) = match held.as_ref() {
             Some(held) => (held.until, held.note.until),
             None => {

@@ -38,11 +38,6 @@ impl Strays {
         Ok(Self { side, publication: world.publication(), databases: watched })
     }
 
-    /// Returns which side is watched.
-    pub fn side(&self) -> Side {
-        self.side
-    }
-
     /// Returns what was written since the last look: a line for each transaction, for a person.
     ///
     /// # Errors
