@@ -121,7 +121,7 @@ async fn refuse_impatience(cx: &Cx<'_>, from: Side, budget: Duration) -> Result<
             seen.settings.get("query_wait_timeout").and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
         if patience > 0.0 && patience <= longest {
             return Err(StepError::blocked(
-                format!("PgBouncer {} sends waiting clients away after {patience} s", member.pooler),
+                format!("{} sends waiting clients away after {patience} s", member.ward),
                 format!(
                     "rehearse with a budget below it (a guard adds {} s), or raise `query_wait_timeout`",
                     GRACE.as_secs_f64()

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, Pooler},
-    guard::{Launch, tls::TlsError},
+    guard::{Launch, Ward, tls::TlsError},
     pg::{
         Cluster, Endpoint, Secret, Side,
         secret::{PasswordFrom, SecretError},
     },
-    route::PgBouncers,
+    route::Route,
     switchover::Hot,
 };
 
@@ -33,7 +33,7 @@ pub struct World {
     /// The operating system's user that servers run as.
     pub account: Account,
     /// How clients are moved.
-    pub route: PgBouncers,
+    pub route: Route,
     /// What is opened before the write pause, to be used in it.
     pub hot: tokio::sync::Mutex<Option<Hot>>,
 }
@@ -73,17 +73,17 @@ async fn password(
 ///
 /// # Errors
 /// Every password that could not be had, at once.
-pub async fn poolers(of: &[Pooler]) -> Result<Vec<(Pooler, Option<Secret>)>, Vec<WorldError>> {
+pub async fn poolers(of: &[Pooler]) -> Result<Vec<Ward>, Vec<WorldError>> {
     let (mut poolers, mut errors) = (Vec::new(), Vec::new());
     for pooler in of {
         // the guard of another host has the password, and nobody else needs it
         if pooler.guard.is_some() {
-            poolers.push((pooler.clone(), None));
+            poolers.push(Ward::PgBouncer(pooler.clone(), None));
             continue;
         }
         let what = format!("PgBouncer {pooler}'s admin `{}`", pooler.user);
         match password(&pooler.password, &pooler.host, pooler.port, &pooler.user, what).await {
-            Ok(password) => poolers.push((pooler.clone(), password)),
+            Ok(password) => poolers.push(Ward::PgBouncer(pooler.clone(), password)),
             Err(error) => errors.push(error),
         }
     }
@@ -131,7 +131,8 @@ impl World {
         // the copy brings the source's roles and passwords along
         let target = Endpoint { host: config.target.host.clone(), port: config.target.port, ..source.clone() };
         let identity = config.route.identity.as_ref();
-        let route = PgBouncers::new(poolers, config.state_dir.clone(), guards, identity).map_err(|e| vec![e.into()])?;
+        let route = Route::new(&config.route, poolers, config.state_dir.clone(), guards, identity)
+            .map_err(|e| vec![e.into()])?;
         Ok(Self {
             source: Arc::new(Cluster::new(Side::Source, source, &application_name)),
             target: Arc::new(Cluster::new(Side::Target, target, &application_name)),

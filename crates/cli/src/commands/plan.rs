@@ -1,7 +1,7 @@
 //! `pgleap plan`: every step that would be taken, from the configuration alone.
 
 use pgleap_saga::{Reversal, StepDescription};
-use pgleap_upgrade::{chain::upgrade_plan, finalize, pg::Side, switchover};
+use pgleap_upgrade::{chain::upgrade_plan, finalize, pg::Side, route::Capabilities, switchover};
 use serde::Serialize;
 
 use super::rehearse;
@@ -27,6 +27,8 @@ struct Plans {
     source: String,
     target: String,
     target_version: u16,
+    /// What the route can do, and what clients see because of it.
+    route: Capabilities,
     /// What the newest rehearsal foretells, if there was one.
     foretold: Option<String>,
     plans: Vec<Part>,
@@ -39,6 +41,7 @@ pub(super) fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
         source: format!("{}:{}", config.source.host, config.source.port),
         target: format!("{}:{}", config.target.host, config.target.port),
         target_version: config.target.version,
+        route: config.route.capabilities(),
         foretold: site.read()?.as_ref().and_then(rehearse::quote),
         plans: vec![
             Part {
@@ -87,7 +90,10 @@ fn render(plans: &Plans, paint: Paint) -> String {
             {
                 #[expect(clippy::cast_precision_loss, reason = "a budget for people")]
                 let budget = text::millis(step.budget_ms.unwrap_or_default() as f64);
-                lines.push(format!("       {}", paint.yellow(&format!("┌ {name}: clients wait, at most {budget}"))));
+                lines.push(format!(
+                    "       {}",
+                    paint.yellow(&format!("┌ {name}: {}, at most {budget}", plans.route.told()))
+                ));
             }
             section.clone_from(&step.section);
             let rail = if section.is_some() { paint.yellow("│") } else { " ".to_owned() };

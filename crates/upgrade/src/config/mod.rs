@@ -11,7 +11,11 @@ use std::{
 
 use reader::Reader;
 
-use crate::{guard::tls::Identity, pg::secret::PasswordFrom};
+use crate::{
+    guard::tls::Identity,
+    pg::secret::PasswordFrom,
+    route::{Capabilities, Clients},
+};
 
 /// The whole configuration, checked as far as a text can be.
 #[derive(Debug, Clone)]
@@ -104,13 +108,31 @@ pub enum Transfer {
     Swap,
 }
 
-/// `[route]`, kind `pgbouncer`
+/// `[route]`
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// Each PgBouncer process.
+    /// What stands between clients and servers.
+    pub kind: RouteKind,
+    /// Each PgBouncer process, for kind `pgbouncer`.
     pub poolers: Vec<Pooler>,
     /// `[route.tls]`: who pgleap is to guards on other hosts.
     pub identity: Option<Identity>,
+}
+
+/// What stands between clients and servers.
+#[derive(Debug, Clone)]
+pub enum RouteKind {
+    /// PgBouncers.
+    PgBouncer,
+}
+
+impl Route {
+    /// Returns what it is capable of.
+    pub fn capabilities(&self) -> Capabilities {
+        match self.kind {
+            RouteKind::PgBouncer => Capabilities { clients: Clients::Wait, outlives_host: false },
+        }
+    }
 }
 
 /// Where a guard listens on the network.
@@ -327,7 +349,7 @@ impl Config {
             source: source_part,
             target: target_part,
             provider: provider_part,
-            route: Route { poolers, identity },
+            route: Route { kind: RouteKind::PgBouncer, poolers, identity },
             fence: fence_part,
             budgets: budgets_part,
             state_dir,

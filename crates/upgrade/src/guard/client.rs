@@ -81,7 +81,7 @@ impl GuardClient {
             Ok(Ok(Answer::Refused(error))) => Err(error),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(StepError::transient(format!("the guard of PgBouncer {} does not answer", self.name))),
+            Err(_) => Err(StepError::transient(format!("the guard of {} does not answer", self.name))),
         }
     }
 
@@ -115,7 +115,7 @@ impl GuardClient {
             read::<Reply>(stream).await?.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
         };
         exchanged.await.map_err(|error: std::io::Error| {
-            StepError::transient(format!("the guard of PgBouncer {} broke off", self.name)).because(error.to_string())
+            StepError::transient(format!("the guard of {} broke off", self.name)).because(error.to_string())
         })
     }
 

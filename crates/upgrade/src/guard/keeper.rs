@@ -1,4 +1,4 @@
-//! Keeps the pause of one pooler: holds it, ends it, and ends it by itself.
+//! Keeps the pause of one ward, a pooler mostly: holds it, ends it, and ends it by itself.
 
 use std::{
     path::Path,
@@ -16,8 +16,9 @@ use tokio::{sync::Mutex, time::Instant};
 use super::{
     note::{Note, Notebook, Turn},
     protocol::{Answer, Status, Verb},
+    ward::{Kept, Ward},
 };
-use crate::pgbouncer::{PgBouncer, admin::Entry, inspect::inspect};
+use crate::pgbouncer::admin::Entry;
 
 /// Now, in milliseconds since 1970.
 pub fn now_ms() -> i64 {
@@ -31,7 +32,11 @@ pub fn late(until_ms: Option<i64>) -> bool {
 
 /// The guard of one pooler.
 pub struct Keeper {
-    pooler: PgBouncer,
+    /// How errors call it.
+    called: String,
+    /// How requests name it.
+    console: String,
+    pooler: Kept,
     notebook: Notebook,
     /// One command at a time; and what is held, with the moment its lease ends.
     held: Mutex<Option<Held>>,
@@ -58,10 +63,12 @@ impl Keeper {
     ///
     /// # Errors
     /// If there is a note that cannot be read.
-    pub fn over(pooler: PgBouncer, notes: &Path, tell: Tell) -> Result<Arc<Self>, StepError> {
-        let notebook = Notebook::new(notes, &pooler.pooler.console());
+    pub fn over(ward: Ward, notes: &Path, tell: Tell) -> Result<Arc<Self>, StepError> {
+        let (called, console) = (ward.to_string(), ward.console());
+        let notebook = Notebook::new(notes, &console);
         let left = notebook.read()?;
-        let keeper = Arc::new(Self { pooler, notebook, held: Mutex::default(), lapsed: AtomicU64::new(0), tell });
+        let (pooler, held, lapsed) = (ward.take(), Mutex::default(), AtomicU64::new(0));
+        let keeper = Arc::new(Self { called, console, pooler, notebook, held, lapsed, tell });
         if let Some(note) = left {
             (keeper.tell)(&format!("{}: taking over the pause `{}`", keeper.name(), note.turn.id));
             let left = Duration::try_from(note.until.duration_since(Timestamp::now())).unwrap_or_default();
@@ -75,8 +82,8 @@ impl Keeper {
     }
 
     /// Returns how requests name its pooler.
-    pub fn name(&self) -> String {
-        self.pooler.pooler.console()
+    pub fn name(&self) -> &str {
+        &self.console
     }
 
     /// Whether a pause is held, or something is being done.
@@ -87,27 +94,23 @@ impl Keeper {
     /// Does what is asked, as long as somebody waits for it.
     pub async fn answer(self: &Arc<Self>, verb: Verb, until_ms: Option<i64>) -> Answer {
         let done = match verb {
-            Verb::Entries => match self.entries().await {
+            Verb::Entries => match self.pooler.entries().await {
                 Ok(entries) => return Answer::Entries(entries),
                 Err(error) => Err(error),
             },
-            Verb::Inspect { source } => return Answer::Inspected(inspect(&self.pooler, &source).await),
+            Verb::Inspect { source } => return Answer::Inspected(self.pooler.inspect(&source).await),
             Verb::Status => return Answer::Status(self.status().await),
-            Verb::Rehearse { entries, from, to } => self.pooler.rehearse(&entries, &from, &to),
-            Verb::WarmUp { entries } => self.pooler.warm_up(entries).await.map_err(StepError::from),
+            Verb::Rehearse { entries, from, to } => self.pooler.rehearse(&entries, &from, &to).await,
+            Verb::WarmUp { entries } => self.pooler.warm_up(entries).await,
             Verb::Hold { turn, lease_ms, within_ms } => {
                 self.hold(turn, Duration::from_millis(lease_ms), Duration::from_millis(within_ms), until_ms).await
             }
             Verb::Drained { entries, within_ms } => self.drained(&entries, Duration::from_millis(within_ms)).await,
             Verb::Decide { turn } => self.decide(turn).await,
             Verb::Resume { turn, entries } => self.resume(&turn, &entries).await,
-            Verb::Reload => self.pooler.reload().await.map(drop).map_err(StepError::from),
+            Verb::Reload => self.pooler.reload().await,
         };
         done.map_or_else(Answer::Refused, |()| Answer::Done)
-    }
-
-    async fn entries(&self) -> Result<Vec<Entry>, StepError> {
-        Ok(self.pooler.admin().await?.entries().await?)
     }
 
     async fn status(&self) -> Status {
@@ -151,7 +154,7 @@ impl Keeper {
         let until = self.held.lock().await.as_ref().map(|held| held.until);
         let Some(until) = until else {
             return Err(StepError::fatal(
-                format!("the pause of PgBouncer {} is over: its lease ended", self.name()),
+                format!("the pause of {} is over: its lease ended", self.called),
                 "clients go on where they were; try again",
             ));
         };
@@ -193,7 +196,7 @@ impl Keeper {
 
     fn held_by_another(&self, id: &str) -> StepError {
         StepError::fatal(
-            format!("the guard of PgBouncer {} holds the pause `{id}`", self.name()),
+            format!("the guard of {} holds the pause `{id}`", self.called),
             "let whoever began it finish, or wait until its lease is over; then try again",
         )
     }

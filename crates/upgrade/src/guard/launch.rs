@@ -10,8 +10,8 @@ use std::{
 use pgleap_saga::StepError;
 use tokio::{net::UnixStream, sync::Mutex, time::Instant};
 
-use super::service::Guard;
-use crate::{config::Pooler, pg::Secret, world::io_failure};
+use super::{service::Guard, ward::Ward};
+use crate::world::io_failure;
 
 /// Who runs the guard of this host's poolers.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub enum Launch {
 pub struct Beside {
     launch: Launch,
     directory: PathBuf,
-    poolers: Vec<(Pooler, Option<Secret>)>,
+    wards: Vec<Ward>,
     starting: Mutex<()>,
 }
 
@@ -40,8 +40,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 impl Beside {
     /// Describes it; nothing is started yet.
-    pub fn new(launch: Launch, directory: PathBuf, poolers: Vec<(Pooler, Option<Secret>)>) -> Self {
-        Self { launch, directory, poolers, starting: Mutex::default() }
+    pub fn new(launch: Launch, directory: PathBuf, wards: Vec<Ward>) -> Self {
+        Self { launch, directory, wards, starting: Mutex::default() }
     }
 
     /// Returns where it listens.
@@ -85,7 +85,7 @@ impl Beside {
         match &self.launch {
             Launch::Task => {
                 let listener = Guard::listen(socket)?;
-                let guard = Guard::over(self.poolers.clone(), &self.directory, |_| ())?;
+                let guard = Guard::over(self.wards.clone(), &self.directory, |_| ())?;
                 tokio::spawn(guard.serve(listener, None));
                 Ok(())
             }

@@ -12,8 +12,10 @@ pub mod note;
 pub mod protocol;
 pub mod service;
 pub mod tls;
+pub mod ward;
 
 pub use client::GuardClient;
 pub use keeper::Keeper;
 pub use launch::Launch;
 pub use service::Guard;
+pub use ward::Ward;

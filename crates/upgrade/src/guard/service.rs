@@ -22,8 +22,9 @@ use super::{
     keeper::{Keeper, Tell, late, now_ms},
     protocol::{Answer, Reply, Request, Verb, read, write},
     tls::Identity,
+    ward::Ward,
 };
-use crate::{config::Pooler, pg::Secret, pgbouncer::PgBouncer, world::io_failure};
+use crate::world::io_failure;
 
 /// The guards of this host's poolers.
 pub struct Guard {
@@ -97,17 +98,13 @@ impl Door {
 }
 
 impl Guard {
-    /// Takes over the poolers, and the pauses that an earlier guard of them may have left in `notes`.
+    /// Takes over the wards, and the pauses that an earlier guard of them may have left in `notes`.
     ///
     /// # Errors
     /// If there is a note that cannot be read.
-    pub fn over(
-        poolers: impl IntoIterator<Item = (Pooler, Option<Secret>)>,
-        notes: &Path,
-        tell: Tell,
-    ) -> Result<Arc<Self>, StepError> {
-        let keeper = |(pooler, password)| Keeper::over(PgBouncer::new(pooler, password), notes, tell);
-        let keepers = poolers.into_iter().map(keeper).collect::<Result<_, _>>()?;
+    pub fn over(wards: impl IntoIterator<Item = Ward>, notes: &Path, tell: Tell) -> Result<Arc<Self>, StepError> {
+        let keeper = |ward| Keeper::over(ward, notes, tell);
+        let keepers = wards.into_iter().map(keeper).collect::<Result<_, _>>()?;
         Ok(Arc::new(Self { keepers, connections: AtomicUsize::new(0), tell }))
     }
 
@@ -178,7 +175,7 @@ impl Guard {
                 }
                 Some(keeper) => keeper.answer(request.verb, request.until_ms).await,
                 None => Answer::Refused(StepError::blocked(
-                    format!("the guard has no PgBouncer {}", request.pooler),
+                    format!("the guard has no {}", request.pooler),
                     "name the same pooler in its configuration",
                 )),
             };

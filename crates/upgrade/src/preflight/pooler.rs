@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::Finding;
 use crate::{
     config::Pooler,
+    guard::Ward,
     pgbouncer::{
         admin::Entry,
         ini::Address,
@@ -20,7 +21,7 @@ const OLDEST: (u32, u32) = (1, 18);
 /// A PgBouncer, looked at from beside it.
 pub(super) struct Console<'a> {
     /// Where it is, and what the configuration says of it.
-    pub member: &'a Member,
+    pooler: &'a Pooler,
     /// Major and minor version.
     pub version: (u32, u32),
     /// What was seen.
@@ -33,7 +34,7 @@ impl<'a> Console<'a> {
     /// # Errors
     /// The finding that says why it is of no use.
     pub async fn open(world: &World, member: &'a Member) -> Result<Self, Finding> {
-        let pooler = &member.pooler;
+        let Ward::PgBouncer(pooler, _) = &member.ward;
         let seen = match member.inspect(&source_address(world)).await {
             Ok(seen) => seen,
             Err(Unseen::Unreachable(error)) => {
@@ -62,12 +63,12 @@ impl<'a> Console<'a> {
             .because("PAUSE, RELOAD and RESUME are for its `admin_users` alone")
             .fix(format!("admin_users = {}  ; in {}, then RELOAD", pooler.user, seen.ini.display())));
         }
-        Ok(Self { member, version, seen })
+        Ok(Self { pooler, version, seen })
     }
 
     /// Returns the pooler as the configuration names it.
     pub fn pooler(&self) -> &Pooler {
-        &self.member.pooler
+        self.pooler
     }
 
     /// Returns the file that holds its entries, on its host.

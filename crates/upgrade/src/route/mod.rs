@@ -1,4 +1,12 @@
-//! How clients are moved: every PgBouncer of the configuration, worked on together through their guards.
+//! How clients are moved: everything of the configuration at which they can be kept waiting, worked on together through its
+//! guards.
+//!
+//! Routes differ in what stands between clients and servers, and so in what they are capable of; the switchover asks all of
+//! them for the same.
+
+mod capabilities;
+
+pub use capabilities::{Capabilities, Clients};
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,34 +18,36 @@ use pgleap_saga::{StepError, fault_point};
 use tokio::time::Instant;
 
 use crate::{
-    config::Pooler,
+    config,
     guard::{
-        GuardClient, Launch,
+        GuardClient, Launch, Ward,
         client::Place,
         launch::Beside,
         note::Turn,
         protocol::{Answer, Status, Verb},
         tls::{Identity, TlsError},
+        ward::Kept,
     },
-    pg::Secret,
     pgbouncer::{
-        PgBouncer,
         admin::Entry,
         ini::Address,
-        inspect::{Inspection, Unseen, inspect},
+        inspect::{Inspection, Unseen},
     },
 };
 
-/// All poolers of the upgrade.
-pub struct PgBouncers {
+/// The way of the upgrade's clients to a server.
+pub struct Route {
+    /// What it is capable of.
+    pub capabilities: Capabilities,
     members: Vec<Member>,
 }
 
-/// One PgBouncer process, and its guard.
+/// One pooler, and its guard.
 pub struct Member {
-    /// Where it is.
-    pub pooler: Pooler,
-    console: PgBouncer,
+    /// What it is, and where.
+    pub ward: Ward,
+    /// What looks at it from here, where that is possible: no guard is started for a look.
+    here: Option<Kept>,
     guard: GuardClient,
 }
 
@@ -81,7 +91,7 @@ pub struct Lost {
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PgBouncer {}: {}", self.pooler, self.error)
+        write!(f, "{}: {}", self.pooler, self.error)
     }
 }
 
@@ -96,8 +106,8 @@ impl Member {
     /// # Errors
     /// [`Unseen`].
     pub async fn inspect(&self, source: &Address) -> Result<Inspection, Unseen> {
-        if self.pooler.guard.is_none() {
-            return inspect(&self.console, source).await;
+        if let Some(here) = &self.here {
+            return here.inspect(source).await;
         }
         match self.guard.ask(Verb::Inspect { source: source.clone() }, AT_ONCE).await {
             Ok(Answer::Inspected(seen)) => seen,
@@ -129,12 +139,12 @@ impl Member {
     }
 
     fn lost(&self, error: StepError) -> Lost {
-        Lost { pooler: self.pooler.to_string(), error }
+        Lost { pooler: self.ward.to_string(), error }
     }
 
     fn odd(&self, answer: &Answer) -> StepError {
         StepError::blocked(
-            format!("the guard of PgBouncer {} speaks another language: {answer:?}", self.pooler),
+            format!("the guard of {} speaks another language: {answer:?}", self.ward),
             "end it: `pgleap` starts one of its own version",
         )
     }
@@ -148,33 +158,34 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl PgBouncers {
-    /// Describes the poolers; nothing is connected or started yet. The guard of this host's poolers keeps its notes in
+impl Route {
+    /// Describes the route; nothing is connected or started yet. The guard of this host's poolers keeps its notes in
     /// `directory`; the others are called by `identity`.
     ///
     /// # Errors
     /// [`TlsError`], if the identity cannot be used.
     pub fn new(
-        poolers: Vec<(Pooler, Option<Secret>)>,
+        of: &config::Route,
+        wards: Vec<Ward>,
         directory: PathBuf,
         launch: Launch,
         identity: Option<&Identity>,
     ) -> Result<Self, TlsError> {
         let tls = identity.map(Identity::connector).transpose()?;
-        let own = poolers.iter().filter(|(pooler, _)| pooler.guard.is_none()).cloned().collect();
+        let own = wards.iter().filter(|ward| ward.guard().is_none()).cloned().collect();
         let beside = Arc::new(Beside::new(launch, directory, own));
-        let member = |(pooler, password): (Pooler, _)| {
-            let place = match (&pooler.guard, &tls) {
+        let member = |ward: Ward| {
+            let place = match (ward.guard(), &tls) {
                 (Some(address), Some(tls)) => Place::Network { address: address.clone(), tls: tls.clone() },
                 _ => Place::Beside(beside.clone()),
             };
             Member {
-                guard: GuardClient::new(pooler.to_string(), pooler.console(), place),
-                console: PgBouncer::new(pooler.clone(), password),
-                pooler,
+                guard: GuardClient::new(ward.to_string(), ward.console(), place),
+                here: ward.guard().is_none().then(|| ward.clone().take()),
+                ward,
             }
         };
-        Ok(Self { members: poolers.into_iter().map(member).collect() })
+        Ok(Self { capabilities: of.capabilities(), members: wards.into_iter().map(member).collect() })
     }
 
     /// Returns every pooler.
@@ -262,7 +273,7 @@ impl PgBouncers {
         let one = async |entries: &Entries| {
             let member = &self.members[entries.member];
             let refuse = |what: &str| {
-                let message = format!("the guard of PgBouncer {} {what}", member.pooler);
+                let message = format!("the guard of {} {what}", member.ward);
                 StepError::fatal(message, "see that it runs and can be reached, then try again")
             };
             match member.status().await {

@@ -98,10 +98,10 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     let poolers = entries_leading_to(world, from, &names).await?;
     for (entries, member) in poolers.iter().zip(world.route.members()) {
         if entries.entries.is_empty() {
-            reasons.push(format!("PgBouncer {} leads nothing to the {from}", member.pooler));
+            reasons.push(format!("{} leads nothing to the {from}", member.ward));
         }
         for entry in entries.entries.iter().filter(|entry| entry.paused) {
-            reasons.push(format!("PgBouncer {} has `{}` paused already", member.pooler, entry.name));
+            reasons.push(format!("{} has `{}` paused already", member.ward, entry.name));
         }
     }
     Ok(if reasons.is_empty() { Decision::Go } else { Decision::Hold { reasons } })

@@ -1,0 +1,159 @@
+//! What a guard can watch over: something at which clients wait, and that can be led elsewhere.
+
+use std::fmt;
+
+use pgleap_saga::StepError;
+use tokio::time::Instant;
+
+use crate::{
+    config::{GuardAddress, Pooler},
+    pg::Secret,
+    pgbouncer::{
+        PgBouncer,
+        admin::Entry,
+        ini::Address,
+        inspect::{Inspection, Unseen, inspect},
+    },
+};
+
+/// One of them, as it is described before anything is connected.
+#[derive(Debug, Clone)]
+pub enum Ward {
+    /// A PgBouncer process, with the password of its admin.
+    PgBouncer(Pooler, Option<Secret>),
+}
+
+impl Ward {
+    /// Returns how requests to its guard name it.
+    pub fn console(&self) -> String {
+        match self {
+            Self::PgBouncer(pooler, _) => pooler.console(),
+        }
+    }
+
+    /// Returns the guard on its host, if that is another one.
+    pub fn guard(&self) -> Option<&GuardAddress> {
+        match self {
+            Self::PgBouncer(pooler, _) => pooler.guard.as_ref(),
+        }
+    }
+
+    /// Takes it into a guard's hands; nothing is connected yet.
+    pub fn take(self) -> Kept {
+        match self {
+            Self::PgBouncer(pooler, password) => Kept::PgBouncer(Box::new(PgBouncer::new(pooler, password))),
+        }
+    }
+}
+
+impl fmt::Display for Ward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PgBouncer(pooler, _) => write!(f, "PgBouncer {pooler}"),
+        }
+    }
+}
+
+/// What a guard watches over, in its hands. Everything may be done twice.
+pub enum Kept {
+    /// A PgBouncer process.
+    PgBouncer(Box<PgBouncer>),
+}
+
+impl Kept {
+    /// Returns its entries: what clients enter by, where that leads, and whether they wait there.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn entries(&self) -> Result<Vec<Entry>, StepError> {
+        match self {
+            Self::PgBouncer(pooler) => Ok(pooler.admin().await?.entries().await?),
+        }
+    }
+
+    /// Looks at everything that the checks ask about, and changes nothing.
+    ///
+    /// # Errors
+    /// [`Unseen`].
+    pub async fn inspect(&self, source: &Address) -> Result<Inspection, Unseen> {
+        match self {
+            Self::PgBouncer(pooler) => inspect(pooler, source).await,
+        }
+    }
+
+    /// Sees that these entries can be led from one address to the other, and leads none.
+    ///
+    /// # Errors
+    /// Blocked, saying why not.
+    pub async fn rehearse(&self, entries: &[Entry], from: &Address, to: &Address) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler) => pooler.rehearse(entries, from, to),
+        }
+    }
+
+    /// Opens what a pause of so many entries will use.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn warm_up(&self, entries: usize) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler) => Ok(pooler.warm_up(entries).await?),
+        }
+    }
+
+    /// Lets clients wait, and returns when that is seen: transactions under way go on to their ends.
+    ///
+    /// # Errors
+    /// What it answered, or fatal, naming what is not paused in time.
+    pub async fn pause(&self, entries: &[Entry], deadline: Instant) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler) => pooler.pause(entries, deadline).await,
+        }
+    }
+
+    /// Waits until no transaction is under way at the server.
+    ///
+    /// # Errors
+    /// What it answered, or fatal, naming whose transaction does not end.
+    pub async fn drained(&self, entries: &[Entry], deadline: Instant) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler) => pooler.drained(entries, deadline).await,
+        }
+    }
+
+    /// Leads every entry from one address to the other, and returns when that is seen.
+    ///
+    /// # Errors
+    /// [`StepError`]; running this again finishes it.
+    pub async fn repoint(
+        &self,
+        entries: &[Entry],
+        from: &Address,
+        to: &Address,
+        deadline: Instant,
+    ) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler) => pooler.repoint(entries, from, to, deadline).await,
+        }
+    }
+
+    /// Lets clients go on, and returns when that is seen.
+    ///
+    /// # Errors
+    /// Transient, naming what stays paused.
+    pub async fn resume(&self, entries: &[Entry]) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler) => pooler.resume(entries).await,
+        }
+    }
+
+    /// Lets it read its configuration anew.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn reload(&self) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler) => Ok(pooler.reload().await.map(drop)?),
+        }
+    }
+}
