@@ -8,6 +8,7 @@ pub mod finalize;
 pub mod guard;
 pub mod pg;
 pub mod pgbouncer;
+pub mod plan;
 pub mod preflight;
 pub mod provision;
 pub mod rehearse;

@@ -1,7 +1,10 @@
 //! `pgleap check`: everything that is in the way, found before anything is touched.
 
+use std::time::Duration;
+
+use futures::future::join;
 use pgleap_upgrade::{
-    World,
+    World, plan,
     preflight::{self, Finding, Report, Severity},
 };
 
@@ -13,18 +16,29 @@ use crate::{
     site::{self, Site},
 };
 
+/// How long rates are measured for `pgleap plan --facts`: as long as the checks take anyway.
+const FACTS_WINDOW: Duration = Duration::from_secs(2);
+
 pub(super) async fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
     let id = match site.read()? {
         Some(journal) => site::known_id(&journal)?,
         None => None,
     };
     let world = site.world(id.unwrap_or_else(site::new_id)).await?;
-    let report = preflight::check(&world).await;
-    match out.is_json() {
-        true => out.json(&serde_json::json!({
-            "schema": SCHEMA, "clear": report.is_clear(), "findings": report.findings
-        })),
-        false => out.data(&render(&report, out.data_paint())),
+    let report = match out.is_json() {
+        true => {
+            let (report, facts) = join(preflight::check(&world), plan::collect(&world, FACTS_WINDOW)).await;
+            // a source that cannot be asked is a finding already
+            let facts = facts.ok();
+            out.json(&serde_json::json!({
+                "schema": SCHEMA, "clear": report.is_clear(), "findings": report.findings, "facts": facts
+            }));
+            report
+        }
+        false => preflight::check(&world).await,
+    };
+    if !out.is_json() {
+        out.data(&render(&report, out.data_paint()));
     }
     Ok(if report.is_clear() { Exit::Done } else { Exit::Blocker })
 }

@@ -6,6 +6,7 @@ mod bed;
 mod boundary;
 #[cfg(feature = "faults")]
 mod deaths;
+mod facts;
 mod lost_journal;
 mod matrix;
 mod preflight;
