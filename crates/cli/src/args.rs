@@ -42,7 +42,7 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Look for everything that is in the way, and change nothing
-    Check,
+    Check(Check),
     /// Print every step that would be taken, and contact nothing
     Plan,
     /// Make the target and bring it in sync; goes on where an earlier run stopped
@@ -77,6 +77,17 @@ pub enum Command {
     Canary(Canary),
     /// Show all of it on this machine, under load: upgrade, switchover, roll back, switchover, finalize
     Demo(Demo),
+}
+
+/// `pgleap check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Say what a check reads, why it matters and what it can find, and contact nothing; every check without an ID
+    ///
+    /// ID is the name of a check or of a finding, such as `replica_identity` or `replica_identity.missing`.
+    #[arg(long, value_name = "ID", num_args = 0..=1)]
+    #[expect(clippy::option_option, reason = "asked or not, and for one or for all")]
+    pub explain: Option<Option<String>>,
 }
 
 /// `pgleap guard`

@@ -43,6 +43,26 @@ pub(super) async fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
     Ok(if report.is_clear() { Exit::Done } else { Exit::Blocker })
 }
 
+/// Says what checks read, why it matters and what they can find.
+///
+/// # Errors
+/// If nothing has that name.
+pub(super) fn explain(id: Option<&str>, out: Out) -> Result<Exit, CommandError> {
+    let abouts = preflight::abouts();
+    let Some(id) = id else {
+        out.data(preflight::about::explain_all(&abouts).trim_end());
+        return Ok(Exit::Done);
+    };
+    let asked: Vec<String> =
+        abouts.into_iter().filter(|about| about.answers_to(id)).map(preflight::About::explain).collect();
+    if asked.is_empty() {
+        let error = CommandError::new(Exit::Usage, format!("no check and no finding is called `{id}`"));
+        return Err(error.state("nothing was contacted").hint("`pgleap check --explain` lists them all"));
+    }
+    out.data(asked.join("\n").trim_end());
+    Ok(Exit::Done)
+}
+
 /// Looks before the first step of a run, and refuses to begin if something is in the way.
 ///
 /// # Errors
@@ -95,7 +115,22 @@ fn block(finding: &Finding, paint: Paint) -> String {
         block.push_str(&format!("\n         cause:   {}", indented(cause)));
     }
     if let Some(remedy) = &finding.remedy {
-        block.push_str(&format!("\n         remedy:  {}", indented(remedy)));
+        block.push_str(&format!("\n         remedy:  {}", indented(&cut(remedy))));
     }
     block
+}
+
+/// How many lines of a remedy a terminal shows; JSON has them all.
+const REMEDY_LINES: usize = 12;
+
+fn cut(remedy: &str) -> String {
+    let lines: Vec<_> = remedy.lines().collect();
+    if lines.len() <= REMEDY_LINES {
+        return remedy.to_owned();
+    }
+    let more = lines.len() - (REMEDY_LINES - 1);
+    format!(
+        "{}\n… and {more} more lines: `pgleap check --format json` has them all",
+        lines[..REMEDY_LINES - 1].join("\n")
+    )
 }

@@ -40,9 +40,14 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
     if let Command::Guard(args) = cli.command {
         return guard::run(&args, &cli.config).await;
     }
+    if let Command::Check(args) = &cli.command
+        && let Some(id) = &args.explain
+    {
+        return check::explain(id.as_deref(), out);
+    }
     let site = Site::load(&cli.config)?;
     match cli.command {
-        Command::Check => check::run(&site, out).await,
+        Command::Check(_) => check::run(&site, out).await,
         Command::Plan => plan::run(&site, out),
         Command::Run => run::run(&site, out).await,
         Command::Status => status::run(&site, out),

@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 use pgleap_local::{BinariesError, Installation};
 
-use super::{Answer, Finding, finding::listed, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, blocker, note},
+    finding::listed,
+    source::Source,
+};
 use crate::world::World;
 
 /// What the chain runs of the source's major: the copy is taken, started and read with these.
@@ -13,8 +18,19 @@ const OF_SOURCE: [&str; 5] = ["postgres", "pg_ctl", "pg_basebackup", "pg_control
 const OF_TARGET: [&str; 8] =
     ["postgres", "pg_ctl", "initdb", "pg_upgrade", "pg_dump", "pg_dumpall", "pg_restore", "psql"];
 
-/// Reads the installations of both majors. Without them the copy can be neither taken nor upgraded, and that would show
-/// only after the slots have begun to keep WAL.
+pub(super) const ABOUT: About = About {
+    check: "binaries",
+    topic: Topic::Host,
+    reads: "the programs of both majors on this host",
+    why: "Without them the copy can be neither taken nor upgraded, and that would show only after the slots have \
+          begun to keep WAL.",
+    findings: &[
+        blocker("binaries.missing", Applied::ByHand("packages of this host are its administrator's.")),
+        blocker("binaries.incomplete", Applied::ByHand("packages of this host are its administrator's.")),
+        note("binaries.minor_differs", Applied::ByHand("nothing has to be done.")),
+    ],
+};
+
 pub(super) async fn check(world: &World, source: Option<&Source>) -> Answer {
     let bindirs = &world.config.provider.bindirs;
     let mut findings = look("target", world.config.target.version, &OF_TARGET, bindirs).1;

@@ -1,6 +1,11 @@
 //! Whether the databases of the configuration are there, and what happens to the others.
 
-use super::{Answer, Finding, finding::listed, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, blocker, warning},
+    finding::listed,
+    source::Source,
+};
 use crate::{config::Databases, pg::ident, world::World};
 
 const ALL: &str = "
@@ -13,8 +18,20 @@ struct Seen {
     template: bool,
 }
 
-/// Reads `pg_database`. The copy holds the whole cluster, but only the databases of the upgrade are kept up to date; and
-/// pg_upgrade enters every database, so it refuses one that takes no connections.
+pub(super) const ABOUT: About = About {
+    check: "databases",
+    topic: Topic::Objects,
+    reads: "`pg_database`",
+    why: "The copy holds the whole cluster, but only the databases of the upgrade are kept up to date; and \
+          pg_upgrade enters every database, so it refuses one that takes no connections.",
+    findings: &[
+        blocker("database.closed", Applied::ByHand("somebody closed it for a reason.")),
+        blocker("database.unknown", Applied::ByHand("the list of databases is in `pgleap.toml`.")),
+        blocker("database.template", Applied::ByHand("a template may be needed as one.")),
+        warning("database.not_kept_up", Applied::ByHand("the list of databases is in `pgleap.toml`.")),
+    ],
+};
+
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let rows = source.session.query(ALL, &[]).await?;
     let seen: Vec<_> =
@@ -25,6 +42,7 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         findings.push(
             Finding::blocker("database.closed", format!("database `{name}` takes no connections"))
                 .because("pg_upgrade refuses a cluster with such a database, template0 apart")
+                .in_database(name)
                 .fix(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true;", ident::quote(name))),
         );
     }
@@ -40,6 +58,7 @@ fn compare(wanted: &[String], seen: &[Seen]) -> Vec<Finding> {
         match seen.iter().find(|database| database.name == *name) {
             None => findings.push(
                 Finding::blocker("database.unknown", format!("the source has no database `{name}`"))
+                    .objects([name])
                     .fix("correct the list under `source.databases`; names are case sensitive"),
             ),
             Some(database) if database.template => findings.push(
@@ -47,6 +66,7 @@ fn compare(wanted: &[String], seen: &[Seen]) -> Vec<Finding> {
                     "database.template",
                     format!("database `{name}` is a template, and is not replicated"),
                 )
+                .in_database(name)
                 .fix(format!("ALTER DATABASE {} IS_TEMPLATE false;", ident::quote(name))),
             ),
             Some(_) => {}
@@ -59,6 +79,7 @@ fn compare(wanted: &[String], seen: &[Seen]) -> Vec<Finding> {
         findings.push(
             Finding::warning("database.not_kept_up", message)
                 .because("they are in the copy as of its moment, and later writes to them do not reach the target")
+                .objects(others)
                 .fix("databases = \"all\"  # under [source]"),
         );
     }

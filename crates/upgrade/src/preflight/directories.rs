@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use super::{Answer, Finding};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, blocker},
+};
 use crate::world::World;
 
 /// Source: `unix(7)`, `sun_path` less its final zero.
@@ -12,8 +15,20 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// The longest name of a socket in the upgrade: that of the servers which pg_upgrade starts.
 const LONGEST_SOCKET: &str = ".s.PGSQL.50432";
 
-/// Reads the target's data directory and the work directory: both must be absent or empty, reachable for the servers'
-/// user, and short enough for a socket. pgleap removes what it made there, so it must not find anything of others.
+pub(super) const ABOUT: About = About {
+    check: "directories",
+    topic: Topic::Host,
+    reads: "the target's data directory, the work directory, and the way to them",
+    why: "Both must be absent or empty, reachable for the servers' user, and short enough for a socket: pgleap \
+          removes what it made there, so it must not find anything of others.",
+    findings: &[
+        blocker("directory.not_empty", Applied::ByHand("what is there may be needed.")),
+        blocker("directory.closed", Applied::ByHand("who may enter a directory is its owner's decision.")),
+        blocker("directory.not_writable", Applied::ByHand("who may write to a directory is its owner's decision.")),
+        blocker("socket_path.too_long", Applied::ByHand("where the upgrade works is said in `pgleap.toml`.")),
+    ],
+};
+
 pub(super) async fn check(world: &World) -> Answer {
     let places = world.places();
     // directories of this very upgrade are no surprise

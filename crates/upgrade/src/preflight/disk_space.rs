@@ -4,7 +4,13 @@ use std::{os::unix::fs::MetadataExt, path::Path};
 
 use nix::sys::statvfs::statvfs;
 
-use super::{Answer, Finding, directories::existing, finding::size, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, blocker},
+    directories::existing,
+    finding::size,
+    source::Source,
+};
 use crate::{config::Transfer, world::World};
 
 const SIZE: &str = "SELECT coalesce(sum(pg_catalog.pg_database_size(oid)), 0)::bigint FROM pg_catalog.pg_database";
@@ -12,10 +18,19 @@ const SIZE: &str = "SELECT coalesce(sum(pg_catalog.pg_database_size(oid)), 0)::b
 /// WAL of the copy and files that grow meanwhile: a tenth, and a little for a small cluster.
 const SPARE_BYTES: u64 = 256 << 20;
 
-/// Reads the cluster's size and the free space where the copy and the target will be.
-///
-/// The copy is in the work directory. pg_upgrade links or moves its files into the target's data directory, which must then
-/// be on the same file system, or makes a second copy of them there.
+pub(super) const ABOUT: About = About {
+    check: "disk_space",
+    topic: Topic::Host,
+    reads: "the cluster's size, and the free space where the copy and the target will be",
+    why: "The copy is in the work directory. pg_upgrade links or moves its files into the target's data directory, \
+          which must then be on the same file system, or makes a second copy of them there.",
+    findings: &[
+        blocker("directory.file_systems_differ", Applied::ByHand("where the upgrade works is said in `pgleap.toml`.")),
+        blocker("disk.too_small", Applied::ByHand("disks are the administrator's.")),
+        blocker("disk.unknown", Applied::ByHand("who may look at a disk is its owner's decision.")),
+    ],
+};
+
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let bytes: i64 = source.session.query_one(SIZE, &[]).await?.get(0);
     let bytes = u64::try_from(bytes).unwrap_or_default();
@@ -57,10 +72,17 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
 fn too_small(dir: &Path, cluster: u64, copies: u64, free: u64) -> Option<Finding> {
     let needed = cluster.saturating_mul(copies).saturating_add(cluster / 10).saturating_add(SPARE_BYTES);
     (needed > free).then(|| {
-        let (needed, free, cluster) = (size(needed), size(free), size(cluster));
-        let message =
-            format!("the copy needs {needed} at `{}`, {free} are free; the source has {cluster}", dir.display());
+        let message = format!(
+            "the copy needs {} at `{}`, {} are free; the source has {}",
+            size(needed),
+            dir.display(),
+            size(free),
+            size(cluster)
+        );
         Finding::blocker("disk.too_small", message)
+            .number("needed_bytes", needed)
+            .number("free_bytes", free)
+            .number("cluster_bytes", cluster)
             .fix("make room, or name a `provider.work_dir` and a `target.data_dir` on a larger disk")
     })
 }

@@ -1,6 +1,11 @@
 //! What a check answers: findings, and the report that holds them all.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
+use serde_json::Value;
+
+use super::fix::{Fix, script};
 
 /// How much a finding matters; the gravest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -14,6 +19,17 @@ pub enum Severity {
     Note,
 }
 
+impl Severity {
+    /// Returns `blocker`, `warning` or `note`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Blocker => "blocker",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
 /// One answer of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -25,13 +41,34 @@ pub struct Finding {
     pub message: String,
     /// Why it matters, or what lies behind it.
     pub cause: Option<String>,
+    /// The database that it is about; `None` for the whole cluster, a pooler or this host.
+    pub database: Option<String>,
+    /// All that it is about, by name; `message` lists the first few.
+    pub objects: Vec<String>,
+    /// What was counted or measured, by a name with its unit.
+    pub numbers: BTreeMap<&'static str, Value>,
     /// Statements or commands, ready to paste.
     pub remedy: Option<String>,
+    /// The part of the remedy that `check --fix` applies; empty where it is the operator's alone.
+    pub fixes: Vec<Fix>,
+    /// Why pgleap does not apply it.
+    pub by_hand: Option<&'static str>,
 }
 
 impl Finding {
     fn new(severity: Severity, id: &'static str, message: impl Into<String>) -> Self {
-        Self { id, severity, message: message.into(), cause: None, remedy: None }
+        Self {
+            id,
+            severity,
+            message: message.into(),
+            cause: None,
+            database: None,
+            objects: Vec::new(),
+            numbers: BTreeMap::new(),
+            remedy: None,
+            fixes: Vec::new(),
+            by_hand: None,
+        }
     }
 
     /// Makes a finding that keeps the upgrade from beginning.
@@ -60,6 +97,37 @@ impl Finding {
     #[must_use]
     pub fn fix(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Adds what pgleap can apply by itself; it is also what to paste, if nothing else is said.
+    #[must_use]
+    pub fn fixes(mut self, fixes: impl IntoIterator<Item = Fix>) -> Self {
+        self.fixes.extend(fixes);
+        if self.remedy.is_none() && !self.fixes.is_empty() {
+            self.remedy = Some(script(&self.fixes));
+        }
+        self
+    }
+
+    /// Adds the database that it is about.
+    #[must_use]
+    pub fn in_database(mut self, database: impl Into<String>) -> Self {
+        self.database = Some(database.into());
+        self
+    }
+
+    /// Adds all that it is about, by name.
+    #[must_use]
+    pub fn objects<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.objects.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds what was counted or measured; the name carries the unit.
+    #[must_use]
+    pub fn number(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.numbers.insert(name, value.into());
         self
     }
 }

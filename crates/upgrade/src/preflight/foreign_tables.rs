@@ -2,6 +2,7 @@
 
 use super::{
     Answer, Finding,
+    about::{About, Applied, Topic, note},
     finding::{counted, listed},
     source::Entered,
 };
@@ -13,7 +14,14 @@ const ALL: &str = "
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
       JOIN pg_catalog.pg_foreign_server AS s ON s.oid = f.ftserver ORDER BY 1";
 
-/// Reads foreign tables: they are copied as definitions, and the target must reach what they lead to.
+pub(super) const ABOUT: About = About {
+    check: "foreign_tables",
+    topic: Topic::Tables,
+    reads: "foreign tables",
+    why: "They are copied as definitions, and the target must reach what they lead to.",
+    findings: &[note("foreign_table.elsewhere", Applied::ByHand("networks are the administrator's."))],
+};
+
 pub(super) async fn check(database: &Entered) -> Answer {
     let rows = database.session.query(ALL, &[]).await?;
     if rows.is_empty() {
@@ -23,6 +31,6 @@ pub(super) async fn check(database: &Entered) -> Answer {
         rows.iter().map(|row| format!("{} on {}", row.get::<_, &str>(0), row.get::<_, &str>(1))).collect();
     let message =
         format!("database `{}` has {}: {}", database.name, counted(names.len(), "foreign table"), listed(&names));
-    let finding = Finding::note("foreign_table.elsewhere", message);
+    let finding = Finding::note("foreign_table.elsewhere", message).number("tables", names.len()).objects(names);
     Ok(vec![finding.because("their rows are not compared, and the target must reach their servers as the source does")])
 }

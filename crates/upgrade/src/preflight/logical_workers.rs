@@ -1,6 +1,10 @@
 //! Whether the source has workers to follow the target with, after the switchover.
 
-use super::{Answer, Finding, source::Source};
+use super::{
+    Answer, Finding, Fix,
+    about::{About, Applied, Topic, blocker},
+    source::Source,
+};
 
 /// Background workers of extensions and of replication; parallel workers come and go, and the server's own processes
 /// do not count against the limit.
@@ -12,10 +16,18 @@ const USED: &str = "
                    'io worker', 'slotsync worker', 'walsummarizer', 'standalone backend', 'parallel worker',
                    'logical replication launcher'))";
 
-/// Reads workers in use against `max_logical_replication_workers` and `max_worker_processes`.
-///
-/// The way back is the source following the target: one apply worker for each database, and their launcher. Too few, and
-/// some database's way back would silently stand still. Both limits take effect with a restart.
+pub(super) const ABOUT: About = About {
+    check: "logical_workers",
+    topic: Topic::Replication,
+    reads: "workers in use against `max_logical_replication_workers` and `max_worker_processes`",
+    why: "The way back is the source following the target: one apply worker for each database, and their launcher. \
+          Too few, and some database's way back would silently stand still. Both limits take effect with a restart.",
+    findings: &[
+        blocker("logical_workers.too_few", Applied::ByPgleap),
+        blocker("worker_processes.too_few", Applied::ByPgleap),
+    ],
+};
+
 pub(super) async fn check(source: &Source) -> Answer {
     let row = source.session.query_one(USED, &[]).await?;
     let (logical, all): (i64, i64) = (row.get(0), row.get(1));
@@ -35,7 +47,11 @@ pub(super) async fn check(source: &Source) -> Answer {
 fn too_few(id: &'static str, setting: &str, limit: i64, needed: i64, used: i64) -> Option<Finding> {
     (limit < needed).then(|| {
         let message = format!("`{setting}` is {limit} with {used} in use; the way back takes it to {needed}");
-        Finding::blocker(id, message).fix(format!("ALTER SYSTEM SET {setting} = {needed};  -- then restart the source"))
+        Finding::blocker(id, message)
+            .number("limit", limit)
+            .number("used", used)
+            .number("needed", needed)
+            .fixes([Fix::restart(setting, needed)])
     })
 }
 

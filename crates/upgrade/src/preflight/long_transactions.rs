@@ -1,6 +1,10 @@
 //! Whether transactions have been open for long.
 
-use super::{Answer, Finding, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, warning},
+    source::Source,
+};
 use crate::world::World;
 
 const OPEN: &str = "
@@ -9,8 +13,15 @@ const OPEN: &str = "
       FROM pg_catalog.pg_stat_activity
      WHERE backend_xid IS NOT NULL AND xact_start < now() - $1::float8 * interval '1 s' ORDER BY xact_start";
 
-/// Reads `pg_stat_activity`, of every database: a slot's creation waits for each transaction that holds an id, wherever
-/// it runs, and a pool does not pause while one is open.
+pub(super) const ABOUT: About = About {
+    check: "long_transactions",
+    topic: Topic::Activity,
+    reads: "`pg_stat_activity`, of every database",
+    why: "A slot's creation waits for each transaction that holds an id, wherever it runs, and a pool does not pause \
+          while one is open.",
+    findings: &[warning("transaction.long", Applied::ByHand("ending somebody's transaction loses their work."))],
+};
+
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let limit = world.config.budgets.long_transaction.as_secs_f64();
     let rows = source.session.query(OPEN, &[&limit]).await?;
@@ -23,6 +34,9 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         );
         Finding::warning("transaction.long", message)
             .because("it holds a transaction id: the slots' creation waits for its end, in whatever database it is")
+            .in_database(database)
+            .number("age_s", age)
+            .number("pid", pid)
             .fix(format!("SELECT pg_terminate_backend({pid});"))
     };
     Ok(rows.iter().map(finding).collect())

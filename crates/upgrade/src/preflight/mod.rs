@@ -1,14 +1,16 @@
 //! Questions asked before anything changes: every finding, in every database, in one pass.
 //!
 //! A check is a file with a function `check` that reads and answers with findings; nothing here writes, and no lock
-//! above AccessShare is taken. To add one: write the file, and name it twice below, as a module and in the list of
-//! what it looks at (one that nobody asks is dead code to the compiler).
+//! above AccessShare is taken. To add one: write the file, with its `ABOUT` beside it, and name it twice below, as a
+//! module and in the list of what it looks at (one that nobody asks is dead code to the compiler).
 //!
 //! Survives: servers and poolers that are silent, refuse pgleap, or fail in the middle: each is a finding, and the
 //! other checks go on. A question without an answer blocks; it is never taken for "nothing found". Does not: look into
 //! the copy, which is what `pg_upgrade --check` does later.
 
+pub mod about;
 mod finding;
+pub mod fix;
 mod pooler;
 mod source;
 
@@ -43,7 +45,9 @@ mod versions;
 mod wal_level;
 mod wal_senders;
 
+pub use about::{About, Applied, Kind, Topic};
 pub use finding::{Finding, Report, Severity};
+pub use fix::Fix;
 
 use futures::{
     StreamExt,
@@ -70,47 +74,63 @@ type OfDatabase = for<'a> fn(&'a Entered) -> BoxFuture<'a, Answer>;
 /// Looks at one pooler, with what is known of the source.
 type OfPooler = for<'a> fn(&'a World, Option<&'a Source>, &'a Console) -> BoxFuture<'a, Answer>;
 
-const OF_HOST: &[(&str, OfHost)] = &[
-    ("binaries", |w, s| Box::pin(binaries::check(w, s))),
-    ("directories", |w, _| Box::pin(directories::check(w))),
-    ("target_port", |w, _| Box::pin(target_port::check(w))),
+const OF_HOST: &[(&About, OfHost)] = &[
+    (&binaries::ABOUT, |w, s| Box::pin(binaries::check(w, s))),
+    (&directories::ABOUT, |w, _| Box::pin(directories::check(w))),
+    (&target_port::ABOUT, |w, _| Box::pin(target_port::check(w))),
 ];
 
-const OF_SOURCE: &[(&str, OfSource)] = &[
-    ("databases", |w, s| Box::pin(databases::check(w, s))),
-    ("disk_space", |w, s| Box::pin(disk_space::check(w, s))),
-    ("logical_workers", |_, s| Box::pin(logical_workers::check(s))),
-    ("long_transactions", |w, s| Box::pin(long_transactions::check(w, s))),
-    ("prepared_transactions", |_, s| Box::pin(prepared_transactions::check(s))),
-    ("replication_slots", |_, s| Box::pin(replication_slots::check(s))),
-    ("retained_wal", |w, s| Box::pin(retained_wal::check(w, s))),
-    ("role", |w, s| Box::pin(role::check(w, s))),
-    ("same_host", |w, s| Box::pin(same_host::check(w, s))),
-    ("slot_retention", |_, s| Box::pin(slot_retention::check(s))),
-    ("subscriptions", |_, s| Box::pin(subscriptions::check(s))),
-    ("superuser_clients", |w, s| Box::pin(superuser_clients::check(w, s))),
-    ("tablespaces", |_, s| Box::pin(tablespaces::check(s))),
-    ("versions", |w, s| Box::pin(versions::check(w, s))),
-    ("wal_level", |_, s| Box::pin(wal_level::check(s))),
-    ("wal_senders", |_, s| Box::pin(wal_senders::check(s))),
+const OF_SOURCE: &[(&About, OfSource)] = &[
+    (&databases::ABOUT, |w, s| Box::pin(databases::check(w, s))),
+    (&disk_space::ABOUT, |w, s| Box::pin(disk_space::check(w, s))),
+    (&logical_workers::ABOUT, |_, s| Box::pin(logical_workers::check(s))),
+    (&long_transactions::ABOUT, |w, s| Box::pin(long_transactions::check(w, s))),
+    (&prepared_transactions::ABOUT, |_, s| Box::pin(prepared_transactions::check(s))),
+    (&replication_slots::ABOUT, |_, s| Box::pin(replication_slots::check(s))),
+    (&retained_wal::ABOUT, |w, s| Box::pin(retained_wal::check(w, s))),
+    (&role::ABOUT, |w, s| Box::pin(role::check(w, s))),
+    (&same_host::ABOUT, |w, s| Box::pin(same_host::check(w, s))),
+    (&slot_retention::ABOUT, |_, s| Box::pin(slot_retention::check(s))),
+    (&subscriptions::ABOUT, |_, s| Box::pin(subscriptions::check(s))),
+    (&superuser_clients::ABOUT, |w, s| Box::pin(superuser_clients::check(w, s))),
+    (&tablespaces::ABOUT, |_, s| Box::pin(tablespaces::check(s))),
+    (&versions::ABOUT, |w, s| Box::pin(versions::check(w, s))),
+    (&wal_level::ABOUT, |_, s| Box::pin(wal_level::check(s))),
+    (&wal_senders::ABOUT, |_, s| Box::pin(wal_senders::check(s))),
 ];
 
-const OF_DATABASE: &[(&str, OfDatabase)] = &[
-    ("event_triggers", |d| Box::pin(event_triggers::check(d))),
-    ("foreign_tables", |d| Box::pin(foreign_tables::check(d))),
-    ("large_objects", |d| Box::pin(large_objects::check(d))),
-    ("materialized_views", |d| Box::pin(materialized_views::check(d))),
-    ("replica_identity", |d| Box::pin(replica_identity::check(d))),
-    ("replica_triggers", |d| Box::pin(replica_triggers::check(d))),
-    ("unlogged_tables", |d| Box::pin(unlogged_tables::check(d))),
+const OF_DATABASE: &[(&About, OfDatabase)] = &[
+    (&event_triggers::ABOUT, |d| Box::pin(event_triggers::check(d))),
+    (&foreign_tables::ABOUT, |d| Box::pin(foreign_tables::check(d))),
+    (&large_objects::ABOUT, |d| Box::pin(large_objects::check(d))),
+    (&materialized_views::ABOUT, |d| Box::pin(materialized_views::check(d))),
+    (&replica_identity::ABOUT, |d| Box::pin(replica_identity::check(d))),
+    (&replica_triggers::ABOUT, |d| Box::pin(replica_triggers::check(d))),
+    (&unlogged_tables::ABOUT, |d| Box::pin(unlogged_tables::check(d))),
 ];
 
-const OF_POOLER: &[(&str, OfPooler)] = &[
-    ("pooler_entries", |w, s, c| Box::pin(pooler_entries::check(w, s, c))),
-    ("pooler_ini", |w, s, c| Box::pin(pooler_ini::check(w, s, c))),
-    ("pooler_scram_iterations", |w, s, c| Box::pin(pooler_scram_iterations::check(w, s, c))),
-    ("pooler_settings", |w, _, c| Box::pin(pooler_settings::check(w, c))),
+const OF_POOLER: &[(&About, OfPooler)] = &[
+    (&pooler_entries::ABOUT, |w, s, c| Box::pin(pooler_entries::check(w, s, c))),
+    (&pooler_ini::ABOUT, |w, s, c| Box::pin(pooler_ini::check(w, s, c))),
+    (&pooler_scram_iterations::ABOUT, |w, s, c| Box::pin(pooler_scram_iterations::check(w, s, c))),
+    (&pooler_settings::ABOUT, |w, _, c| Box::pin(pooler_settings::check(w, c))),
 ];
+
+/// What is not a check, and answers as one where a check could not begin.
+const OF_ALL: &[&About] = &[&ABOUT, &pooler::ABOUT, &source::ABOUT];
+
+const ABOUT: About = About {
+    check: "check",
+    topic: Topic::Privileges,
+    reads: "whether every other check could look, in every database",
+    why: "A question without an answer blocks; it is never taken for \"nothing found\". Where pgleap's role lacks the rights \
+          it is a note, as the role itself is a blocker then.",
+    findings: &[
+        about::blocker("check.unanswered", Applied::ByHand("what kept it from looking has to be found first.")),
+        about::note("check.unanswered", Applied::ByHand("rights are the administrator's to give.")),
+        about::blocker("database.unreachable", Applied::ByHand("who may enter is the administrator's decision.")),
+    ],
+};
 
 /// Databases that are looked into at the same time: each is a connection.
 const AT_ONCE: usize = 8;
@@ -132,6 +152,16 @@ impl From<PgError> for Unanswered {
     }
 }
 
+/// Returns what every check says of itself, by name.
+pub fn abouts() -> Vec<&'static About> {
+    let of_tables = OF_HOST.iter().map(|(about, _)| *about).chain(OF_SOURCE.iter().map(|(about, _)| *about));
+    let of_tables = of_tables.chain(OF_DATABASE.iter().map(|(about, _)| *about));
+    let of_tables = of_tables.chain(OF_POOLER.iter().map(|(about, _)| *about));
+    let mut abouts: Vec<_> = of_tables.chain(OF_ALL.iter().copied()).collect();
+    abouts.sort_by_key(|about| about.check);
+    abouts
+}
+
 /// Asks everything, and changes nothing. Never fails: a server that cannot be reached is a finding.
 ///
 /// Servers are contacted at the same time; the slowest decides how long it takes, and a second of it measures the
@@ -140,23 +170,25 @@ pub async fn check(world: &World) -> Report {
     let consoles = join_all(world.route.members().iter().map(|member| Console::open(world, member)));
     let (source, consoles) = join(Source::open(world), consoles).await;
     let mut findings = Vec::new();
-    let source = source.map_err(|finding| findings.push(finding)).ok();
-    let consoles = consoles.into_iter().filter_map(|console| console.map_err(|finding| findings.push(finding)).ok());
+    let source = source.map_err(|finding| findings.extend(told(&source::ABOUT, vec![finding]))).ok();
+    let consoles = consoles.into_iter();
+    let consoles = consoles
+        .filter_map(|console| console.map_err(|finding| findings.extend(told(&pooler::ABOUT, vec![finding]))).ok());
     let consoles: Vec<_> = consoles.collect();
     let known = source.as_ref();
 
     let mut asked: Vec<BoxFuture<'_, Vec<Finding>>> = Vec::new();
-    for (name, ask) in OF_HOST {
-        asked.push(Box::pin(async move { answered(name, known, ask(world, known).await) }));
+    for (about, ask) in OF_HOST {
+        asked.push(Box::pin(async move { answered(about, known, ask(world, known).await) }));
     }
     for console in &consoles {
-        for (name, ask) in OF_POOLER {
-            asked.push(Box::pin(async move { answered(name, known, ask(world, known, console).await) }));
+        for (about, ask) in OF_POOLER {
+            asked.push(Box::pin(async move { answered(about, known, ask(world, known, console).await) }));
         }
     }
     if let Some(source) = known {
-        for (name, ask) in OF_SOURCE {
-            asked.push(Box::pin(async move { answered(name, known, ask(world, source).await) }));
+        for (about, ask) in OF_SOURCE {
+            asked.push(Box::pin(async move { answered(about, known, ask(world, source).await) }));
         }
         let each = source.names().into_iter().map(|name| in_database(world, source, name));
         asked.push(Box::pin(stream::iter(each).buffer_unordered(AT_ONCE).concat()));
@@ -171,36 +203,54 @@ async fn in_database(world: &World, source: &Source, name: String) -> Vec<Findin
         Err(error) => {
             let message = format!("cannot enter database `{name}` of the source");
             let cause = error.reason().unwrap_or_else(|| error.to_string());
-            return vec![Finding::blocker("database.unreachable", message).because(cause)];
+            return told(
+                &ABOUT,
+                vec![Finding::blocker("database.unreachable", message).because(cause).in_database(name)],
+            );
         }
     };
     let database = Entered { name, session };
-    let asked = OF_DATABASE.iter().map(|(name, ask)| {
+    let asked = OF_DATABASE.iter().map(|(about, ask)| {
         let answer = ask(&database);
-        async move { answered(name, Some(source), answer.await) }
+        async move { answered(about, Some(source), answer.await) }
     });
-    join_all(asked).await.into_iter().flatten().collect()
+    let findings = join_all(asked).await.into_iter().flatten();
+    findings.map(|finding| finding.in_database(&database.name)).collect()
 }
 
 /// Turns a check that could not look into a finding.
 ///
 /// For a role that lacks the rights it is a note: the role itself is a blocker already, and it would be said many times.
-fn answered(check: &str, source: Option<&Source>, answer: Answer) -> Vec<Finding> {
+fn answered(about: &'static About, source: Option<&Source>, answer: Answer) -> Vec<Finding> {
     let unanswered = match answer {
-        Ok(findings) => return findings,
+        Ok(findings) => return told(about, findings),
         Err(unanswered) => unanswered,
     };
-    let message = format!("check `{check}` could not look: {}", unanswered.message);
+    let message = format!("check `{}` could not look: {}", about.check, unanswered.message);
     let lacks_rights = unanswered.privilege && source.is_some_and(|source| !source.is_superuser);
     let finding = if lacks_rights {
         Finding::note("check.unanswered", message)
     } else {
         Finding::blocker("check.unanswered", message)
     };
-    vec![match unanswered.cause {
+    let finding = match unanswered.cause {
         Some(cause) => finding.because(cause),
         None => finding,
-    }]
+    };
+    told(&ABOUT, vec![finding])
+}
+
+/// Adds what the check says of its findings: why pgleap does not apply a remedy.
+fn told(about: &'static About, mut findings: Vec<Finding>) -> Vec<Finding> {
+    for finding in &mut findings {
+        let kind = about.findings.iter().find(|kind| kind.id == finding.id && kind.severity == finding.severity);
+        debug_assert!(kind.is_some(), "`ABOUT` of {} does not know {finding:?}", about.check);
+        if let Some(Applied::ByHand(why)) = kind.map(|kind| kind.applied) {
+            finding.by_hand = finding.remedy.is_some().then_some(why);
+        }
+        debug_assert!(finding.by_hand.is_none() || finding.fixes.is_empty(), "by pgleap or by hand? {finding:?}");
+    }
+    findings
 }
 
 #[cfg(test)]
@@ -211,22 +261,54 @@ mod tests {
 
     #[test]
     fn every_file_of_this_folder_is_asked() {
-        let not_checks = ["finding", "mod", "pooler", "source"];
+        let not_checks = ["about", "finding", "fix", "mod"];
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/preflight");
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
         let files: BTreeSet<_> = files.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
-        let asked = OF_HOST.iter().map(|(name, _)| *name);
-        let asked =
-            asked.chain(OF_SOURCE.iter().map(|(name, _)| *name)).chain(OF_DATABASE.iter().map(|(name, _)| *name));
-        let asked = asked.chain(OF_POOLER.iter().map(|(name, _)| *name)).chain(not_checks);
-        assert_eq!(files, asked.map(str::to_owned).collect());
+        let asked = abouts().into_iter().map(|about| about.check).filter(|check| *check != ABOUT.check);
+        assert_eq!(files, asked.chain(not_checks).map(str::to_owned).collect());
+    }
+
+    #[test]
+    fn every_finding_is_said_by_one_check_and_stands_in_its_file() {
+        let mut told = BTreeSet::new();
+        for about in abouts() {
+            let file = if about.check == ABOUT.check { "mod" } else { about.check };
+            let path = format!("{}/src/preflight/{file}.rs", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(path).unwrap();
+            for kind in about.findings {
+                assert!(told.insert((kind.id, kind.severity)), "`{}` is told twice", kind.id);
+                let named = text.matches(&format!("\"{}\"", kind.id)).count();
+                assert!(named > 1, "`{}` is in `ABOUT` of {file}.rs, and nowhere else in it", kind.id);
+            }
+        }
+    }
+
+    #[test]
+    fn the_list_of_checks_in_the_documents_is_what_the_checks_say() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/checks.md");
+        let text = about::explain_all(&abouts());
+        assert!(
+            std::fs::read_to_string(path).is_ok_and(|document| document == text),
+            "write it anew: `cargo run -p pgleap -- check --explain >docs/checks.md`"
+        );
+    }
+
+    #[test]
+    fn finding_says_why_its_remedy_is_left_to_the_operator() {
+        let by_hand = |finding: Finding| told(&wal_level::ABOUT, vec![finding]).remove(0).by_hand;
+        let fix = Fix::restart("wal_level", "logical");
+        assert_eq!(by_hand(Finding::blocker("wal_level.not_logical", "m").fixes([fix])), None);
+        let paused = Finding::blocker("pooler.paused", "m");
+        assert_eq!(told(&pooler_entries::ABOUT, vec![paused.clone()])[0].by_hand, None, "nothing to apply");
+        assert!(told(&pooler_entries::ABOUT, vec![paused.fix("RESUME")])[0].by_hand.is_some());
     }
 
     #[test]
     fn question_without_an_answer_blocks() {
         let unanswered = Unanswered { message: "no answer".into(), cause: None, privilege: true };
-        let findings = answered("wal_level", None, Err(unanswered));
+        let findings = answered(&wal_level::ABOUT, None, Err(unanswered));
         assert_eq!((findings[0].id, findings[0].severity), ("check.unanswered", Severity::Blocker));
     }
 }

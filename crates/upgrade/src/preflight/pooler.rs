@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::Finding;
+use super::{
+    Finding,
+    about::{About, Applied, Topic, blocker},
+};
 use crate::{
     config::Pooler,
     guard::Ward,
@@ -13,6 +16,22 @@ use crate::{
     },
     route::Member,
     world::World,
+};
+
+pub(super) const ABOUT: About = About {
+    check: "pooler",
+    topic: Topic::Poolers,
+    reads: "each PgBouncer's console",
+    why: "Clients wait in the pooler during the write pause, so each must answer, and let pgleap pause it.",
+    findings: &[
+        blocker(
+            "pooler.unreachable",
+            Applied::ByHand("its address and its rights are said in `pgleap.toml` and in its own configuration."),
+        ),
+        blocker("pooler.silent", Applied::ByHand("what keeps it from answering has to be found first.")),
+        blocker("pooler.too_old", Applied::ByHand("packages are the administrator's.")),
+        blocker("pooler.not_admin", Applied::ByHand("the pooler's configuration is its owner's.")),
+    ],
 };
 
 /// The oldest that the chain was tried with.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Answer, Finding,
+    about::{About, Applied, Topic, blocker, warning},
     finding::listed,
     pooler::{Console, source_address},
     source::Source,
@@ -13,10 +14,20 @@ use crate::{
     world::World,
 };
 
-/// Reads SHOW DATABASES.
-///
-/// The switchover moves entries that lead to the source's address as `source.dsn` writes it. An entry that writes it in another
-/// way would stay behind, and its clients with it. A pause that somebody else began must not be ended by pgleap.
+pub(super) const ABOUT: About = About {
+    check: "pooler_entries",
+    topic: Topic::Poolers,
+    reads: "SHOW DATABASES",
+    why: "The switchover moves entries that lead to the source's address as `source.dsn` writes it. An entry that \
+          writes it in another way would stay behind, and its clients with it. A pause that somebody else began must \
+          not be ended by pgleap.",
+    findings: &[
+        blocker("pooler.leads_elsewhere", Applied::ByHand("where clients are led is the pooler's owner's decision.")),
+        warning("pooler.other_address", Applied::ByHand("where clients are led is the pooler's owner's decision.")),
+        blocker("pooler.paused", Applied::ByHand("whoever paused it had a reason.")),
+    ],
+};
+
 pub(super) async fn check(world: &World, source: Option<&Source>, console: &Console<'_>) -> Answer {
     let pooler = console.pooler();
     let names = source.map(Source::names);
@@ -52,6 +63,7 @@ pub(super) async fn check(world: &World, source: Option<&Source>, console: &Cons
         );
         findings.push(
             Finding::warning("pooler.other_address", message)
+                .objects(strays)
                 .because(
                     "if that is the source too, they are not moved, and their clients are shut out by the switchover",
                 )
@@ -64,6 +76,7 @@ pub(super) async fn check(world: &World, source: Option<&Source>, console: &Cons
         findings.push(
             Finding::blocker("pooler.paused", format!("entries of PgBouncer {pooler} are paused: {}", listed(&paused)))
                 .because("their clients are waiting now")
+                .objects(paused)
                 .fix(resume.join("\n")),
         );
     }

@@ -1,12 +1,28 @@
 //! Whether a pooler's configuration file can be rewritten.
 
-use super::{Answer, Finding, finding::listed, pooler::Console, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, blocker},
+    finding::listed,
+    pooler::Console,
+    source::Source,
+};
 use crate::{pgbouncer::inspect::File, world::World};
 
-/// Reads the file under `ini`, and rewrites it in memory as the switchover will.
-///
-/// It is replaced by a new file in its directory, so the directory must be writable; every entry that the console shows
-/// must be found in it; and `*`, which stands for any name, cannot be paused or moved by name.
+pub(super) const ABOUT: About = About {
+    check: "pooler_ini",
+    topic: Topic::Poolers,
+    reads: "the configuration file of each PgBouncer, and rewrites it in memory as the switchover will",
+    why: "It is replaced by a new file in its directory, so the directory must be writable; every entry that the \
+          console shows must be found in it; and `*`, which stands for any name, cannot be paused or moved by name.",
+    findings: &[
+        blocker("pooler.ini_unreadable", Applied::ByHand("which file it is, is said in `pgleap.toml`.")),
+        blocker("pooler.entry_not_in_ini", Applied::ByHand("the pooler's configuration is its owner's.")),
+        blocker("pooler.wildcard", Applied::ByHand("the pooler's configuration is its owner's.")),
+        blocker("pooler.ini_not_writable", Applied::ByHand("who may write there is its owner's decision.")),
+    ],
+};
+
 pub(super) async fn check(world: &World, source: Option<&Source>, console: &Console<'_>) -> Answer {
     let (pooler, path) = (console.pooler(), console.ini());
     let (found, replaceable) = match console.file() {
@@ -25,6 +41,7 @@ pub(super) async fn check(world: &World, source: Option<&Source>, console: &Cons
         let message = format!("entries of PgBouncer {pooler} are not in `{}`: {}", path.display(), listed(&missing));
         findings.push(
             Finding::blocker("pooler.entry_not_in_ini", message)
+                .objects(missing.into_iter().cloned())
                 .because("they come from an included file, from `*`, or the process was started with another file")
                 .fix("put them into this file as entries of their own, then RELOAD"),
         );

@@ -1,6 +1,11 @@
 //! A defect of PgBouncer that shows when going back to an old server.
 
-use super::{Answer, Finding, pooler::Console, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, warning},
+    pooler::Console,
+    source::Source,
+};
 use crate::world::World;
 
 /// The first PgBouncer that tracks `scram_iterations`.
@@ -8,8 +13,18 @@ const TRACKED_SINCE: (u32, u32) = (1, 26);
 /// The first PostgreSQL that has and reports it.
 const REPORTED_SINCE: u16 = 16;
 
-/// Reads the versions. This PgBouncer remembers `scram_iterations`, which PostgreSQL reports from 16 on; led back to an
-/// older server, it sets it there and every new client fails. Only KILL and RESUME, or a restart, cures it.
+pub(super) const ABOUT: About = About {
+    check: "pooler_scram_iterations",
+    topic: Topic::Poolers,
+    reads: "the versions of PgBouncer and of both servers",
+    why: "PgBouncer 1.26 remembers `scram_iterations`, which PostgreSQL reports from 16 on; led back to an older \
+          server, it sets it there and every new client fails. Only KILL and RESUME, or a restart, cures it.",
+    findings: &[warning(
+        "pooler.scram_iterations",
+        Applied::ByHand("it is to be done after a rollback, or takes another PgBouncer."),
+    )],
+};
+
 pub(super) async fn check(world: &World, source: Option<&Source>, console: &Console<'_>) -> Answer {
     let Some(source) = source else { return Ok(Vec::new()) };
     let target = world.config.target.version;

@@ -1,12 +1,29 @@
 //! Whether a pooler's settings let clients wait through the write pause.
 
-use super::{Answer, Finding, finding::listed, pooler::Console};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, blocker, warning},
+    finding::listed,
+    pooler::Console,
+};
 use crate::{switchover::hot::GRACE, world::World};
 
-/// Reads SHOW CONFIG and the pool mode of each entry.
-///
-/// Clients wait in the pooler during the pause: one that gives up before the write budget ends turns a pause into errors.
-/// In session pooling a pool drains only when its clients leave.
+pub(super) const ABOUT: About = About {
+    check: "pooler_settings",
+    topic: Topic::Poolers,
+    reads: "SHOW CONFIG and the pool mode of each entry",
+    why: "Clients wait in the pooler during the pause: one that gives up before the write budget ends turns a pause \
+          into errors. In session pooling a pool drains only when its clients leave.",
+    findings: &[
+        blocker("pooler.query_wait_timeout", Applied::ByHand("the pooler's configuration is its owner's.")),
+        warning("pooler.server_login_retry", Applied::ByHand("the pooler's configuration is its owner's.")),
+        warning(
+            "pooler.session_pooling",
+            Applied::ByHand("whether transactions may be pooled depends on the application."),
+        ),
+    ],
+};
+
 pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
     let pooler = console.pooler();
     let mut findings = Vec::new();
@@ -19,6 +36,8 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
         );
         findings.push(
             Finding::blocker("pooler.query_wait_timeout", message)
+                .number("patience_s", patience)
+                .number("lease_s", budget)
                 .because("clients wait in the pooler during the write pause")
                 .fix(format!("query_wait_timeout = 120  ; in {}, then RELOAD", console.ini().display())),
         );
@@ -28,6 +47,7 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
         let message = format!("PgBouncer {pooler} refuses clients for {retry} s after a server login that failed");
         findings.push(
             Finding::warning("pooler.server_login_retry", message)
+                .number("retry_s", retry)
                 .because(
                     "a server connection that logs in just when a pause begins counts as one that failed, and a server that \
                      dies in the pause as well",
@@ -44,6 +64,7 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
         let message = format!("entries of PgBouncer {pooler} pool by session: {}", listed(&by_session));
         findings.push(
             Finding::warning("pooler.session_pooling", message)
+                .objects(by_session)
                 .because("a pause waits until every client has left, so the switchover is held while any is connected")
                 .fix(format!(
                     "pool_mode = transaction  ; in {}, then RELOAD, if the application allows",

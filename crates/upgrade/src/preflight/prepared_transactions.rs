@@ -2,6 +2,7 @@
 
 use super::{
     Answer, Finding,
+    about::{About, Applied, Topic, blocker},
     finding::{counted, listed},
     source::Source,
 };
@@ -12,8 +13,18 @@ const OPEN: &str = "
            pg_catalog.round(extract(epoch FROM now() - prepared))::bigint
       FROM pg_catalog.pg_prepared_xacts ORDER BY prepared";
 
-/// Reads `pg_prepared_xacts`, of every database. A slot's creation waits for each of them, pg_upgrade refuses a cluster
-/// that has any, and one that is open at the switchover never drains.
+pub(super) const ABOUT: About = About {
+    check: "prepared_transactions",
+    topic: Topic::Activity,
+    reads: "`pg_prepared_xacts`, of every database",
+    why: "A slot's creation waits for each of them, pg_upgrade refuses a cluster that has any, and one that is open \
+          at the switchover never drains.",
+    findings: &[blocker(
+        "prepared_transaction.open",
+        Applied::ByHand("only its coordinator knows whether to commit it or to roll it back."),
+    )],
+};
+
 pub(super) async fn check(source: &Source) -> Answer {
     let rows = source.session.query(OPEN, &[]).await?;
     if rows.is_empty() {
@@ -33,6 +44,8 @@ pub(super) async fn check(source: &Source) -> Answer {
     Ok(vec![
         Finding::blocker("prepared_transaction.open", message)
             .because("the slots' creation waits for it, and pg_upgrade refuses a cluster that has one")
+            .number("transactions", names.len())
+            .objects(names)
             .fix(remedy.join("\n")),
     ])
 }

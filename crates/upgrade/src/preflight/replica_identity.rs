@@ -1,7 +1,8 @@
 //! Tables whose UPDATE and DELETE cannot be replicated.
 
 use super::{
-    Answer, Finding,
+    Answer, Finding, Fix,
+    about::{About, Applied, Topic, blocker},
     finding::{counted, has, listed},
     source::Entered,
 };
@@ -24,10 +25,20 @@ struct Table {
     incomparable: Vec<String>,
 }
 
-/// Reads every table that will be published, its identity and its indexes.
-///
-/// A table without identity refuses UPDATE and DELETE on the source from the moment it is published: an outage for the
-/// application. With FULL every column is compared on the other side, which fails for types without equality.
+pub(super) const ABOUT: About = About {
+    check: "replica_identity",
+    topic: Topic::Tables,
+    reads: "every table that will be published, its identity and its indexes",
+    why: "A table without identity refuses UPDATE and DELETE on the source from the moment it is published: an \
+          outage for the application. With FULL every column is compared on the other side, which fails for types \
+          without equality.",
+    findings: &[
+        blocker("replica_identity.missing", Applied::ByPgleap),
+        blocker("replica_identity.index_missing", Applied::ByPgleap),
+        blocker("replica_identity.no_equality", Applied::ByPgleap),
+    ],
+};
+
 pub(super) async fn check(database: &Entered) -> Answer {
     let rows = database.session.query(TABLES, &[]).await?;
     let read = |row: &tokio_postgres::Row| Table {
@@ -66,9 +77,11 @@ fn judge(database: &str, tables: &[Table]) -> Vec<Finding> {
             0 => cause.to_owned(),
             n => format!("{cause}; the primary key of {n} of them is deferrable and identifies nothing"),
         };
-        let lines: Vec<_> = tables.iter().map(|table| remedy(table)).collect();
+        let lines: Vec<_> = tables.iter().map(|table| remedy(database, table)).collect();
         let remedy = format!("\\c {}\n{}", ident::quote(database), lines.join("\n"));
-        findings.push(Finding::blocker(id, message).because(cause).fix(remedy));
+        let finding = Finding::blocker(id, message).because(cause).fix(remedy).number("tables", count);
+        let finding = finding.objects(tables.iter().map(|table| table.name.clone()));
+        findings.push(finding.fixes(tables.iter().filter_map(|table| fix(database, table))));
     }
     findings
 }
@@ -80,16 +93,24 @@ fn with_columns(table: &Table) -> String {
     }
 }
 
-fn remedy(table: &Table) -> String {
-    let name = &table.name;
-    match &table.usable_index {
-        Some(index) => format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {};", ident::quote(index)),
-        None if table.incomparable.is_empty() => format!("ALTER TABLE {name} REPLICA IDENTITY FULL;"),
-        // FULL would only move the failure to the other side
-        None => {
-            format!("ALTER TABLE {name} ADD PRIMARY KEY (…);  -- {} cannot be compared", table.incomparable.join(", "))
-        }
-    }
+fn fix(database: &str, table: &Table) -> Option<Fix> {
+    // without an index, FULL would only move the failure to the other side where columns cannot be compared
+    let works = table.usable_index.is_some() || table.incomparable.is_empty();
+    works.then(|| Fix::ReplicaIdentity {
+        database: database.to_owned(),
+        table: table.name.clone(),
+        index: table.usable_index.clone(),
+    })
+}
+
+fn remedy(database: &str, table: &Table) -> String {
+    fix(database, table).map_or_else(
+        || {
+            let columns = table.incomparable.join(", ");
+            format!("ALTER TABLE {} ADD PRIMARY KEY (…);  -- {columns} cannot be compared", table.name)
+        },
+        |fix| fix.sql(),
+    )
 }
 
 #[cfg(test)]
@@ -113,9 +134,9 @@ mod tests {
     #[test]
     fn remedy_takes_a_unique_index_before_full_and_full_only_where_rows_can_be_compared() {
         let by_index = Table { usable_index: Some("Odd".into()), ..table("s.a", "d") };
-        assert_eq!(remedy(&by_index), "ALTER TABLE s.a REPLICA IDENTITY USING INDEX \"Odd\";");
-        assert_eq!(remedy(&table("s.a", "d")), "ALTER TABLE s.a REPLICA IDENTITY FULL;");
+        assert_eq!(remedy("app", &by_index), "ALTER TABLE s.a REPLICA IDENTITY USING INDEX \"Odd\";");
+        assert_eq!(remedy("app", &table("s.a", "d")), "ALTER TABLE s.a REPLICA IDENTITY FULL;");
         let json = Table { incomparable: vec!["j json".into()], ..table("s.a", "d") };
-        assert!(remedy(&json).contains("PRIMARY KEY") && !remedy(&json).contains("FULL"));
+        assert!(remedy("app", &json).contains("PRIMARY KEY") && fix("app", &json).is_none());
     }
 }

@@ -1,8 +1,10 @@
 //! Triggers that fire where changes are applied.
 
 use super::{
-    Answer, Finding,
+    Answer, Finding, Fix,
+    about::{About, Applied, Topic, warning},
     finding::{counted, listed},
+    fix::TriggerMode,
     source::Entered,
 };
 use crate::pg::ident;
@@ -22,23 +24,31 @@ const FIRING: &str = "
        AND parent.tgenabled IS DISTINCT FROM 'A' AND parent.tgenabled IS DISTINCT FROM 'R'
      ORDER BY 1, 2";
 
-/// Reads triggers that are enabled ALWAYS or for REPLICA: the apply worker works with `session_replication_role = replica`.
-///
-/// What such a trigger writes on the side that serves is carried like any row, and it writes it on the other side again.
+pub(super) const ABOUT: About = About {
+    check: "replica_triggers",
+    topic: Topic::Tables,
+    reads: "triggers that are enabled ALWAYS or for REPLICA",
+    why: "The apply worker works with `session_replication_role = replica`. What such a trigger writes on the side \
+          that serves is carried like any row, and it writes it on the other side again.",
+    findings: &[warning("trigger.fires_on_apply", Applied::ByPgleap)],
+};
+
 pub(super) async fn check(database: &Entered) -> Answer {
     let rows = database.session.query(FIRING, &[]).await?;
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let (mut names, mut remedy) = (Vec::new(), vec![format!("\\c {}", ident::quote(&database.name))]);
+    let (mut names, mut fixes) = (Vec::new(), Vec::new());
+    let mut remedy = vec![format!("\\c {}", ident::quote(&database.name))];
     for row in &rows {
         let (table, trigger, always): (&str, &str, bool) = (row.get(0), row.get(1), row.get(2));
         // on the source, neither changes what happens for ordinary sessions
-        let (mode, instead) = if always { ("ALWAYS", "ENABLE") } else { ("REPLICA", "DISABLE") };
-        names.push(format!("{table}.{trigger} ({mode})"));
-        remedy.push(format!(
-            "ALTER TABLE {table} {instead} TRIGGER {trigger};  -- after `pgleap finalize`: ENABLE {mode} TRIGGER"
-        ));
+        let (was, mode) = if always { ("ALWAYS", TriggerMode::Enable) } else { ("REPLICA", TriggerMode::Disable) };
+        names.push(format!("{table}.{trigger} ({was})"));
+        let database = database.name.clone();
+        let fix = Fix::Trigger { database, table: table.to_owned(), trigger: trigger.to_owned(), mode };
+        remedy.push(format!("{}  -- after `pgleap finalize`: ENABLE {was} TRIGGER", fix.sql()));
+        fixes.push(fix);
     }
     let message = format!(
         "database `{}` has {} enabled for replicas: {}",
@@ -52,6 +62,9 @@ pub(super) async fn check(database: &Entered) -> Answer {
                 "where changes are applied they fire again: rows that they write come twice and can stop replication, and \
                  what they do outside of the database is done twice",
             )
-            .fix(remedy.join("\n")),
+            .fix(remedy.join("\n"))
+            .fixes(fixes)
+            .number("triggers", names.len())
+            .objects(names),
     ])
 }

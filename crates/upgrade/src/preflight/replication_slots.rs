@@ -1,6 +1,11 @@
 //! Whether the source has room for the slots of the upgrade and for the origins of the way back.
 
-use super::{Answer, Finding, finding::counted, source::Source};
+use super::{
+    Answer, Finding, Fix,
+    about::{About, Applied, Topic, blocker},
+    finding::counted,
+    source::Source,
+};
 
 const USED: &str = "
     SELECT (SELECT count(*) FROM pg_catalog.pg_replication_slots),
@@ -9,11 +14,19 @@ const USED: &str = "
 /// From here on origins have a setting of their own.
 const OWN_SETTING_SINCE: u16 = 18;
 
-/// Reads slots and origins in use against their limits.
-///
-/// Each database has a slot that carries its changes and, at the switchover, one that shows who still wrote; the base
-/// backup has a temporary one. After the switchover each has a subscription here, which needs an origin. The limits
-/// take effect with a restart, which nobody wants in the middle of an upgrade.
+pub(super) const ABOUT: About = About {
+    check: "replication_slots",
+    topic: Topic::Replication,
+    reads: "slots and origins in use against their limits",
+    why: "Each database has a slot that carries its changes and, at the switchover, one that shows who still wrote; \
+          the base backup has a temporary one. After the switchover each has a subscription here, which needs an \
+          origin. The limits take effect with a restart, which nobody wants in the middle of an upgrade.",
+    findings: &[
+        blocker("replication_slots.too_few", Applied::ByPgleap),
+        blocker("replication_origins.too_few", Applied::ByPgleap),
+    ],
+};
+
 pub(super) async fn check(source: &Source) -> Answer {
     let row = source.session.query_one(USED, &[]).await?;
     let (slots, origins): (i64, i64) = (row.get(0), row.get(1));
@@ -36,7 +49,10 @@ fn slots_short(databases: i64, limit: i64, slots: i64, origins: Option<i64>) -> 
         let message = format!("`max_replication_slots` is {limit} with {slots} in use; {streams} take it to {needed}");
         Finding::blocker("replication_slots.too_few", message)
             .because("two slots for each database, one for the base backup; takes effect with a restart of the source")
-            .fix(format!("ALTER SYSTEM SET max_replication_slots = {needed};  -- then restart the source"))
+            .number("limit", limit)
+            .number("used", slots)
+            .number("needed", needed)
+            .fixes([Fix::restart("max_replication_slots", needed)])
     })
 }
 
@@ -50,7 +66,10 @@ fn origins_short(databases: i64, limit: i64, used: i64) -> Option<Finding> {
             .because(
                 "after the switchover the source follows by one subscription for each database, with an origin each",
             )
-            .fix(format!("ALTER SYSTEM SET max_active_replication_origins = {needed};  -- then restart the source"))
+            .number("limit", limit)
+            .number("used", used)
+            .number("needed", needed)
+            .fixes([Fix::restart("max_active_replication_origins", needed)])
     })
 }
 

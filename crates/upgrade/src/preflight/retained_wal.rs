@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Answer, Finding, disk_space::free_bytes, finding::size, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, warning},
+    disk_space::free_bytes,
+    finding::size,
+    source::Source,
+};
 use crate::world::World;
 
 /// Both values belong to one moment; the difference of two readings is what was written between them.
@@ -13,10 +19,18 @@ const READING: &str = "
 /// Long enough for a rate, short enough to wait for.
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// Reads the WAL position twice, and the free space of the source's `pg_wal`.
-///
-/// From the slots' creation until the target has caught up, all WAL stays on the source. A full disk there is an outage of
-/// the cluster that serves, so the budget for retained WAL must be below what is free.
+pub(super) const ABOUT: About = About {
+    check: "retained_wal",
+    topic: Topic::Replication,
+    reads: "the WAL position twice, and the free space of the source's `pg_wal`",
+    why: "From the slots' creation until the target has caught up, all WAL stays on the source. A full disk there is \
+          an outage of the cluster that serves, so the budget for retained WAL must be below what is free.",
+    findings: &[
+        warning("retained_wal.exceeds_disk", Applied::ByHand("budgets are in `pgleap.toml`.")),
+        warning("retained_wal.budget_spent_early", Applied::ByHand("budgets are in `pgleap.toml`.")),
+    ],
+};
+
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     // a standby writes none, and the files of one on another host cannot be looked at: both have findings of their own
     let Some(data_dir) = source.data_dir.as_ref().filter(|_| !source.in_recovery) else { return Ok(Vec::new()) };
@@ -27,7 +41,12 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let since = |column: usize| second.get::<_, f64>(column) - first.get::<_, f64>(column);
     let rate = since(0) / since(1).max(0.001);
     let budgets = &world.config.budgets;
-    Ok(too_much(rate, free, budgets.retained_wal_bytes, budgets.catch_up).into_iter().collect())
+    let finding = too_much(rate, free, budgets.retained_wal_bytes, budgets.catch_up);
+    let with_numbers = |finding: Finding| {
+        let finding = finding.number("wal_bytes_per_s", rate).number("free_bytes", free);
+        finding.number("budget_bytes", budgets.retained_wal_bytes)
+    };
+    Ok(finding.map(with_numbers).into_iter().collect())
 }
 
 fn too_much(rate: f64, free: u64, budget: u64, planned: Duration) -> Option<Finding> {

@@ -4,13 +4,25 @@ use std::os::unix::fs::MetadataExt;
 
 use pgleap_local::{Installation, Server};
 
-use super::{Answer, Finding, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, blocker, warning},
+    source::Source,
+};
 use crate::world::World;
 
-/// Reads the source's `postmaster.pid` and the owner of its data directory.
-///
-/// The copy, the target and the source's later subscriptions share this host's files: programs, certificates, and the
-/// password file that the source's own workers read once they follow the target.
+pub(super) const ABOUT: About = About {
+    check: "same_host",
+    topic: Topic::Host,
+    reads: "the source's `postmaster.pid` and the owner of its data directory",
+    why: "The copy, the target and the source's later subscriptions share this host's files: programs, certificates, \
+          and the password file that the source's own workers read once they follow the target.",
+    findings: &[
+        blocker("source.not_on_this_host", Applied::ByHand("pgleap has to be started elsewhere.")),
+        warning("source.other_owner", Applied::ByHand("the servers' user is said in `pgleap.toml`.")),
+    ],
+};
+
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let Some(data_dir) = source.data_dir.clone() else { return Ok(Vec::new()) };
     // only the data directory is looked at

@@ -1,11 +1,25 @@
 //! Whether the source may give up slots while the copy is being upgraded.
 
-use super::{Answer, Finding, finding::size, source::Source};
+use super::{
+    Answer, Finding, Fix,
+    about::{About, Applied, Topic, warning},
+    finding::size,
+    source::Source,
+};
 
-/// Reads `max_slot_wal_keep_size` and, from 18, `idle_replication_slot_timeout`.
-///
-/// The slots stand still while the copy is taken and upgraded. Past either limit the source invalidates them, and all of
-/// it has to be done again. Both settings take effect with a reload; the budget for retained WAL guards the disk instead.
+pub(super) const ABOUT: About = About {
+    check: "slot_retention",
+    topic: Topic::Replication,
+    reads: "`max_slot_wal_keep_size` and, from 18, `idle_replication_slot_timeout`",
+    why: "The slots stand still while the copy is taken and upgraded. Past either limit the source invalidates them, \
+          and all of it has to be done again. Both settings take effect with a reload; the budget for retained WAL \
+          guards the disk instead.",
+    findings: &[
+        warning("slot_retention.limited", Applied::ByPgleap),
+        warning("slot_retention.times_out", Applied::ByPgleap),
+    ],
+};
+
 pub(super) async fn check(source: &Source) -> Answer {
     let mut findings = Vec::new();
     // in MiB
@@ -15,7 +29,8 @@ pub(super) async fn check(source: &Source) -> Answer {
         findings.push(
             Finding::warning("slot_retention.limited", message)
                 .because("the slots stand still while the copy is taken and upgraded; a lost slot means starting over")
-                .fix("ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf();"),
+                .number("limit_bytes", limit << 20)
+                .fixes([Fix::reload("max_slot_wal_keep_size", -1)]),
         );
     }
     // in seconds
@@ -25,7 +40,8 @@ pub(super) async fn check(source: &Source) -> Answer {
         findings.push(
             Finding::warning("slot_retention.times_out", message)
                 .because("nobody reads the slots while the copy is taken and upgraded")
-                .fix("ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();"),
+                .number("limit_s", seconds)
+                .fixes([Fix::reload("idle_replication_slot_timeout", 0)]),
         );
     }
     Ok(findings)

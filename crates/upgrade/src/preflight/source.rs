@@ -4,11 +4,29 @@ use std::{collections::BTreeMap, error::Error as _, path::PathBuf, sync::Arc};
 
 use tokio_postgres::error::SqlState;
 
-use super::Finding;
+use super::{
+    Finding,
+    about::{About, Applied, Topic, blocker},
+};
 use crate::{
     config::Databases,
     pg::{PgError, Session},
     world::{Database, World},
+};
+
+pub(super) const ABOUT: About = About {
+    check: "source",
+    topic: Topic::Replication,
+    reads: "what the source is, before anything else is asked",
+    why: "A source that cannot be entered or does not answer cannot be upgraded, and every question to it stays open.",
+    findings: &[
+        blocker("source.unreachable", Applied::ByHand("its address and its network are the administrator's.")),
+        blocker("source.silent", Applied::ByHand("what keeps it from answering has to be found first.")),
+        blocker("source.wrong_password", Applied::ByHand("passwords are the operator's.")),
+        blocker("source.login_refused", Applied::ByHand("who may log in is the administrator's decision.")),
+        blocker("source.database_unknown", Applied::ByHand("the source's address is said in `pgleap.toml`.")),
+        blocker("source.no_password", Applied::ByHand("passwords are the operator's.")),
+    ],
 };
 
 /// The source, entered.

@@ -2,6 +2,7 @@
 
 use super::{
     Answer, Finding,
+    about::{About, Applied, Topic, blocker, warning},
     finding::{counted, listed},
     source::Source,
 };
@@ -11,10 +12,18 @@ const SUBSCRIPTIONS: &str = "
     SELECT s.subname::text, d.datname::text, s.subenabled
       FROM pg_catalog.pg_subscription AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.subdbid ORDER BY 2, 1";
 
-/// Reads `pg_subscription`, which every database shares.
-///
-/// They are dropped from the copy, whose workers would otherwise take over the publisher's slots. On the source they go on
-/// writing after the switchover, past the fence, where the fence's audit finds them.
+pub(super) const ABOUT: About = About {
+    check: "subscriptions",
+    topic: Topic::Replication,
+    reads: "`pg_subscription`, which every database shares",
+    why: "Subscriptions are dropped from the copy, whose workers would otherwise take over the publisher's slots. On \
+          the source they go on writing after the switchover, past the fence, where the fence's audit finds them.",
+    findings: &[
+        blocker("subscription.active", Applied::ByHand("what arrives by it may be needed.")),
+        warning("subscription.not_carried", Applied::ByHand("only its owner knows whether it is wanted again.")),
+    ],
+};
+
 pub(super) async fn check(source: &Source) -> Answer {
     let rows = source.session.query(SUBSCRIPTIONS, &[]).await?;
     let mut findings = Vec::new();
@@ -26,14 +35,14 @@ pub(super) async fn check(source: &Source) -> Answer {
         }
         let names: Vec<_> = found.iter().map(|(name, database)| format!("{name} in {database}")).collect();
         let count = found.len();
-        let (what, names) = (counted(count, "subscription"), listed(&names));
+        let (what, objects, names) = (counted(count, "subscription"), names.clone(), listed(&names));
         let statements = |verb: &str| {
             let line = |(name, database): &(String, String)| {
                 format!("\\c {}\n{}", ident::quote(database), verb.replace("{}", &ident::quote(name)))
             };
             found.iter().map(line).collect::<Vec<_>>().join("\n")
         };
-        findings.push(if enabled {
+        let finding = if enabled {
             Finding::blocker("subscription.active", format!("the source has {what} of its own: {names}"))
                 .because("the target does not get it, and on the source it would go on writing after the switchover")
                 .fix(statements("ALTER SUBSCRIPTION {} DISABLE;"))
@@ -41,7 +50,8 @@ pub(super) async fn check(source: &Source) -> Answer {
             Finding::warning("subscription.not_carried", format!("the source has {what}, disabled: {names}"))
                 .because("subscriptions are dropped from the copy: make them anew on the target when it serves")
                 .fix(statements("DROP SUBSCRIPTION {};"))
-        });
+        };
+        findings.push(finding.objects(objects));
     }
     Ok(findings)
 }

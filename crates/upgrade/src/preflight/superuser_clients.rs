@@ -1,6 +1,10 @@
 //! Whether clients are superusers.
 
-use super::{Answer, Finding, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, warning},
+    source::Source,
+};
 use crate::world::World;
 
 const CONNECTED: &str = "
@@ -11,8 +15,15 @@ const CONNECTED: &str = "
        AND a.pid <> pg_catalog.pg_backend_pid()
      GROUP BY 1 ORDER BY 1";
 
-/// Reads `pg_stat_activity`. The fence takes the right to connect away, and superusers need none: they can write to the
-/// source past the switchover. So the switchover holds while one is there; better they are known before.
+pub(super) const ABOUT: About = About {
+    check: "superuser_clients",
+    topic: Topic::Activity,
+    reads: "`pg_stat_activity`",
+    why: "The fence takes the right to connect away, and superusers need none: they can write to the source past the \
+          switchover. So the switchover holds while one is there; better they are known before.",
+    findings: &[warning("client.superuser", Applied::ByHand("the application's role is its owner's to change."))],
+};
+
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let rows = source
         .session
@@ -26,6 +37,8 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
             "client.superuser",
             format!("superuser `{role}` has {count} {sessions} in these databases{applications}"),
         )
+        .objects([role])
+        .number("sessions", count)
         .because("the fence does not stop superusers, so a switchover holds while one is connected")
         .fix(
             "give applications roles of their own; name under `fence.tolerate` who never writes, a monitor for example",

@@ -2,6 +2,7 @@
 
 use super::{
     Answer, Finding,
+    about::{About, Applied, Topic, blocker},
     finding::{counted, listed},
     source::Source,
 };
@@ -11,8 +12,18 @@ const OWN: &str = "
     SELECT spcname::text, pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace
      WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY spcname";
 
-/// Reads `pg_tablespace`. On one host a base backup would put their files where the source has them: it refuses, and
-/// mapping them elsewhere is not supported yet.
+pub(super) const ABOUT: About = About {
+    check: "tablespaces",
+    topic: Topic::Host,
+    reads: "`pg_tablespace`",
+    why: "On one host a base backup would put their files where the source has them: it refuses, and mapping them \
+          elsewhere is not supported yet.",
+    findings: &[blocker(
+        "tablespace.unsupported",
+        Applied::ByHand("moving tables rewrites them, and locks them meanwhile."),
+    )],
+};
+
 pub(super) async fn check(source: &Source) -> Answer {
     let rows = source.session.query(OWN, &[]).await?;
     if rows.is_empty() {
@@ -32,6 +43,7 @@ pub(super) async fn check(source: &Source) -> Answer {
     Ok(vec![
         Finding::blocker("tablespace.unsupported", message)
             .because("a copy on the same host cannot have its files where the source has them")
-            .fix(statements.collect::<Vec<_>>().join("\n")),
+            .fix(statements.collect::<Vec<_>>().join("\n"))
+            .objects(places),
     ])
 }

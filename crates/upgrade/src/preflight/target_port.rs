@@ -7,14 +7,27 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, Finding};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, blocker},
+};
 use crate::world::World;
 
 /// A listener on this host answers at once.
 const BUDGET: Duration = Duration::from_secs(2);
 
-/// Knocks at the target's port. Whatever listens there would keep the target from starting, after the copy is upgraded;
-/// or worse, be taken for it.
+pub(super) const ABOUT: About = About {
+    check: "target_port",
+    topic: Topic::Host,
+    reads: "who listens at the target's address",
+    why: "Whatever listens there would keep the target from starting, after the copy is upgraded; or worse, be taken \
+          for it.",
+    findings: &[
+        blocker("target.port_in_use", Applied::ByHand("what listens there may be needed.")),
+        blocker("target.host_unknown", Applied::ByHand("the target's address is said in `pgleap.toml`.")),
+    ],
+};
+
 pub(super) async fn check(world: &World) -> Answer {
     let target = &world.config.target;
     let port = target.port;

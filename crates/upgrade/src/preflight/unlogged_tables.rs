@@ -2,6 +2,7 @@
 
 use super::{
     Answer, Finding,
+    about::{About, Applied, Topic, warning},
     finding::{counted, listed},
     source::Entered,
 };
@@ -15,7 +16,17 @@ const WITH_ROWS: &str = "
        AND (c.relpages > 0 OR pg_catalog.pg_stat_get_live_tuples(c.oid) > 0)
      ORDER BY 2 DESC, 1";
 
-/// Reads unlogged tables and the statistics of their rows: they are in no WAL, so they are empty on the target.
+pub(super) const ABOUT: About = About {
+    check: "unlogged_tables",
+    topic: Topic::Tables,
+    reads: "unlogged tables and the statistics of their rows",
+    why: "They are in no WAL, so they are empty on the target.",
+    findings: &[warning(
+        "unlogged_table.emptied",
+        Applied::ByHand("logging a table rewrites it, and its owner had a reason."),
+    )],
+};
+
 pub(super) async fn check(database: &Entered) -> Answer {
     let rows = database.session.query(WITH_ROWS, &[]).await?;
     if rows.is_empty() {
@@ -29,6 +40,9 @@ pub(super) async fn check(database: &Entered) -> Answer {
     Ok(vec![
         Finding::warning("unlogged_table.emptied", message)
             .because("their rows are not in the WAL: the target has the tables, empty")
+            .number("tables", names.len())
+            .number("rows", total)
+            .objects(names)
             .fix(remedy.join("\n")),
     ])
 }

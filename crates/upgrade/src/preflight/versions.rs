@@ -1,6 +1,10 @@
 //! Whether this pair of versions is supported, and which of their bugs are known.
 
-use super::{Answer, Finding, source::Source};
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, blocker, warning},
+    source::Source,
+};
 use crate::{config::Transfer, world::World};
 
 const SOURCES: std::ops::RangeInclusive<u16> = 13..=18;
@@ -32,7 +36,23 @@ const KNOWN_BUGS: &[KnownBug] = &[
     },
 ];
 
-/// Reads the source's version, the target's, and that of the programs the target will run.
+pub(super) const ABOUT: About = About {
+    check: "versions",
+    topic: Topic::Versions,
+    reads: "the source's version, the target's, and that of the programs the target will run",
+    why: "Only pairs that were tried are upgraded, and some minors have bugs that lose data or fail an upgrade.",
+    findings: &[
+        blocker("transfer.unsupported", Applied::ByHand("the way of transfer is said in `pgleap.toml`.")),
+        blocker("version.source_unsupported", Applied::ByHand("there is no remedy.")),
+        blocker("version.target_unsupported", Applied::ByHand("the target's version is said in `pgleap.toml`.")),
+        blocker("version.not_newer", Applied::ByHand("the target's version is said in `pgleap.toml`.")),
+        warning(
+            "version.known_bug",
+            Applied::ByHand("a new minor takes a restart, and packages are the administrator's."),
+        ),
+    ],
+};
+
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let target = world.config.target.version;
     let mut findings = pair(source.major(), target);

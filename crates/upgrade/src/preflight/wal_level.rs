@@ -1,9 +1,20 @@
 //! Whether the source's WAL can be decoded.
 
-use super::{Answer, Finding, source::Source};
+use super::{
+    Answer, Finding, Fix,
+    about::{About, Applied, Topic, blocker},
+    source::Source,
+};
 
-/// Reads `wal_level`. Below `logical` no slot can be made that decodes, and changing it is the one restart of the source
-/// that an upgrade may cost: better weeks before than on the day.
+pub(super) const ABOUT: About = About {
+    check: "wal_level",
+    topic: Topic::Replication,
+    reads: "the setting `wal_level`",
+    why: "Below `logical` no slot can be made that decodes, and changing it is the one restart of the source that an \
+          upgrade may cost: better weeks before than on the day.",
+    findings: &[blocker("wal_level.not_logical", Applied::ByPgleap)],
+};
+
 pub(super) async fn check(source: &Source) -> Answer {
     let level = source.setting("wal_level").unwrap_or_default();
     if level == "logical" {
@@ -13,6 +24,6 @@ pub(super) async fn check(source: &Source) -> Answer {
     Ok(vec![
         finding
             .because("changes are read from the WAL; the setting takes effect with a restart of the source")
-            .fix("ALTER SYSTEM SET wal_level = 'logical';  -- then restart the source"),
+            .fixes([Fix::restart("wal_level", "logical")]),
     ])
 }

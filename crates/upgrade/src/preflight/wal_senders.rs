@@ -1,14 +1,25 @@
 //! Whether the source may send to all who will read from it.
 
-use super::{Answer, Finding, source::Source};
+use super::{
+    Answer, Finding, Fix,
+    about::{About, Applied, Topic, blocker},
+    source::Source,
+};
 
 const USED: &str = "SELECT count(*) FROM pg_catalog.pg_stat_replication";
 
 /// The base backup reads files by one and WAL by another.
 const FOR_BACKUP: i64 = 2;
 
-/// Reads WAL senders in use against `max_wal_senders`: each database's stream takes one, the base backup two. One too few
-/// shows only when the copy is taken or, worse, when a standby wants to come back.
+pub(super) const ABOUT: About = About {
+    check: "wal_senders",
+    topic: Topic::Replication,
+    reads: "WAL senders in use against `max_wal_senders`",
+    why: "Each database's stream takes one, the base backup two. One too few shows only when the copy is taken or, \
+          worse, when a standby wants to come back.",
+    findings: &[blocker("wal_senders.too_few", Applied::ByPgleap)],
+};
+
 pub(super) async fn check(source: &Source) -> Answer {
     let used: i64 = source.session.query_one(USED, &[]).await?.get(0);
     let limit = source.number("max_wal_senders").unwrap_or_default();
@@ -23,7 +34,10 @@ fn too_few(databases: i64, limit: i64, used: i64) -> Option<Finding> {
             .because(
                 "one for each database's stream, two for the base backup; takes effect with a restart of the source",
             )
-            .fix(format!("ALTER SYSTEM SET max_wal_senders = {needed};  -- then restart the source"))
+            .number("limit", limit)
+            .number("used", used)
+            .number("needed", needed)
+            .fixes([Fix::restart("max_wal_senders", needed)])
     })
 }
 

@@ -384,6 +384,12 @@ fn assert_everything_was_found(report: &Report, bed: &Bed, major: u16) {
             "public.full_row (r public.spot)",
         ],
     );
+    // the text lists five; the whole list, with what pgleap can apply of it, is in the finding
+    let missing = finding(report, "replica_identity.missing");
+    assert_eq!((missing.database.as_deref(), missing.objects.len()), (Some("app"), 6), "{missing:#?}");
+    assert_eq!((missing.numbers["tables"].as_u64(), missing.fixes.len()), (Some(6), 5), "all but the one with json");
+    assert_eq!(finding(report, "trigger.fires_on_apply").fixes.len(), 5);
+    assert!(finding(report, "prepared_transaction.open").by_hand.is_some_and(|why| why.contains("coordinator")));
     let mut more = vec!["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs"];
     if major >= 18 {
         says("replication_origins.too_few", Blocker, &["max_active_replication_origins = 1;"]);
