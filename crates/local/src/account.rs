@@ -91,6 +91,14 @@ impl Account {
         }
     }
 
+    /// Returns the account that this process has, root or not: for programs that are no servers.
+    ///
+    /// # Errors
+    /// [`AccountError::Lookup`].
+    pub fn ourselves() -> Result<Account, AccountError> {
+        Account::of_uid(nix::unistd::geteuid())
+    }
+
     /// Returns the account that owns `path`, such as an existing data directory.
     ///
     /// # Errors

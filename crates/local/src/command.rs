@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -74,6 +74,15 @@ pub async fn run(command: Command, deadline: Duration) -> Result<Output, Command
     run_with_lines(command, deadline, |_| ()).await
 }
 
+/// Like [`run`], with `input` on its standard input; one that does not read it is not waited for.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn run_with_input(mut command: Command, input: Vec<u8>, deadline: Duration) -> Result<Output, CommandError> {
+    command.stdin(Stdio::piped());
+    run_to_the_end(command, Some(input), deadline, |_| ()).await
+}
+
 /// Like [`run`], and calls `each_line` with every line of both streams as it comes.
 ///
 /// A carriage return ends a line too: tools redraw their progress with it.
@@ -81,7 +90,16 @@ pub async fn run(command: Command, deadline: Duration) -> Result<Output, Command
 /// # Errors
 /// As for [`run`].
 pub async fn run_with_lines(
+    command: Command,
+    deadline: Duration,
+    each_line: impl FnMut(&str) + Send,
+) -> Result<Output, CommandError> {
+    run_to_the_end(command, None, deadline, each_line).await
+}
+
+async fn run_to_the_end(
     mut command: Command,
+    input: Option<Vec<u8>>,
     deadline: Duration,
     mut each_line: impl FnMut(&str) + Send,
 ) -> Result<Output, CommandError> {
@@ -93,6 +111,10 @@ pub async fn run_with_lines(
         .spawn()
         .map_err(|source| CommandError::Spawn { program: path.to_string_lossy().into_owned(), source })?;
     let mut group = Group(child.id());
+    if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+        // ends by itself: when all is read, or when nobody reads any more
+        tokio::spawn(async move { stdin.write_all(&input).await });
+    }
     let (sender, mut chunks) = mpsc::channel(16);
     forward(child.stdout.take(), Stream::Out, sender.clone());
     forward(child.stderr.take(), Stream::Err, sender);
@@ -265,6 +287,14 @@ mod tests {
     async fn a_program_that_is_not_there_is_named() {
         let error = run(Command::new("/nowhere/initdb"), LONG).await.unwrap_err();
         assert_eq!(error.to_string(), "cannot run `/nowhere/initdb`");
+    }
+
+    #[tokio::test]
+    async fn a_program_reads_its_input_to_the_end_or_not_at_all() {
+        let input = vec![b'x'; 1 << 20];
+        let output = run_with_input(shell("wc -c"), input.clone(), LONG).await.unwrap();
+        assert_eq!(output.stdout.trim(), input.len().to_string());
+        assert_eq!(run_with_input(shell("echo done"), input, LONG).await.unwrap().stdout, "done\n");
     }
 
     #[tokio::test]

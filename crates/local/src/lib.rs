@@ -22,7 +22,7 @@ mod stop_on_drop;
 
 pub use account::{Account, AccountError};
 pub use binaries::{BinariesError, Installation, find, find_pgbouncer, installed};
-pub use command::{CommandError, Output, run, run_with_lines};
+pub use command::{CommandError, Output, run, run_with_input, run_with_lines};
 pub use conf::quote as quote_conf;
 pub use init::{Auth, InitOptions, LocaleOptions, LocaleProvider};
 pub use pooler::{Pooler, PoolerError, PoolerSpec};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
+    guard::Ward,
     pg::Side,
     replicate::{
         catch_up::{Rates, round_trip},
@@ -112,7 +113,8 @@ fn millis(since: Instant) -> f64 {
 /// Refuses a budget that somebody who waits does not have.
 async fn refuse_impatience(cx: &Cx<'_>, from: Side, budget: Duration) -> Result<(), StepError> {
     let longest = (budget + GRACE).as_secs_f64();
-    for member in cx.world.route.members() {
+    let poolers = cx.world.route.members().iter().filter(|member| matches!(member.ward, Ward::PgBouncer(..)));
+    for member in poolers {
         let seen = member.inspect(&address(cx.world.cluster(from))).await.map_err(|unseen| match unseen {
             crate::pgbouncer::inspect::Unseen::Unreachable(error)
             | crate::pgbouncer::inspect::Unseen::Silent(error) => error,

@@ -7,13 +7,14 @@ use pgleap_saga::StepError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Config, Pooler},
+    config::{Config, Pooler, RouteKind},
     guard::{Launch, Ward, tls::TlsError},
     pg::{
         Cluster, Endpoint, Secret, Side,
         secret::{PasswordFrom, SecretError},
     },
-    route::Route,
+    pgbouncer::ini::Address,
+    route::{Route, command::Program},
     switchover::Hot,
 };
 
@@ -90,6 +91,22 @@ pub async fn poolers(of: &[Pooler]) -> Result<Vec<Ward>, Vec<WorldError>> {
     if errors.is_empty() { Ok(poolers) } else { Err(errors) }
 }
 
+/// Returns everything of the route that guards watch over.
+///
+/// # Errors
+/// Every password that could not be had, at once.
+pub async fn wards(config: &Config) -> Result<Vec<Ward>, Vec<WorldError>> {
+    match &config.route.kind {
+        RouteKind::PgBouncer => poolers(&config.route.poolers).await,
+        RouteKind::Command(program) => {
+            let source = Address { host: config.source.host.clone(), port: config.source.port };
+            let target = Address { host: config.target.host.clone(), port: config.target.port };
+            Ok(vec![Ward::Program(Program::new(program.clone(), source, target))])
+        }
+        RouteKind::MultiHost => Ok(Vec::new()),
+    }
+}
+
 /// A database of the upgrade, by its name and its number on the source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Database {
@@ -113,7 +130,7 @@ impl World {
             errors.push(error);
             None
         });
-        let poolers = poolers(&config.route.poolers).await.unwrap_or_else(|more| {
+        let wards = wards(&config).await.unwrap_or_else(|more| {
             errors.extend(more);
             Vec::new()
         });
@@ -131,8 +148,8 @@ impl World {
         // the copy brings the source's roles and passwords along
         let target = Endpoint { host: config.target.host.clone(), port: config.target.port, ..source.clone() };
         let identity = config.route.identity.as_ref();
-        let route = Route::new(&config.route, poolers, config.state_dir.clone(), guards, identity)
-            .map_err(|e| vec![e.into()])?;
+        let route =
+            Route::new(&config.route, wards, config.state_dir.clone(), guards, identity).map_err(|e| vec![e.into()])?;
         Ok(Self {
             source: Arc::new(Cluster::new(Side::Source, source, &application_name)),
             target: Arc::new(Cluster::new(Side::Target, target, &application_name)),

@@ -48,8 +48,8 @@ async fn beside(site: &Site) -> Result<Exit, CommandError> {
     let directory = &site.config.state_dir;
     // somebody was faster: that one serves
     let Some(_lock) = lock(directory)? else { return Ok(Exit::Done) };
-    let own: Vec<_> = site.config.route.poolers.iter().filter(|pooler| pooler.guard.is_none()).cloned().collect();
-    let guard = Guard::over(world::poolers(&own).await?, directory, tell)?;
+    let wards = world::wards(&site.config).await?.into_iter().filter(|ward| ward.guard().is_none());
+    let guard = Guard::over(wards, directory, tell)?;
     // the socket last: who can connect is answered
     let door = Guard::listen(&Beside::socket(directory))?;
     guard.serve(door, Some(IDLE)).await?;

@@ -117,6 +117,8 @@ pub struct Route {
     pub poolers: Vec<Pooler>,
     /// `[route.tls]`: who pgleap is to guards on other hosts.
     pub identity: Option<Identity>,
+    /// Where clients cannot be kept waiting: how long their transactions may take to end before they are cut off.
+    pub finish: Duration,
 }
 
 /// What stands between clients and servers.
@@ -124,13 +126,42 @@ pub struct Route {
 pub enum RouteKind {
     /// PgBouncers.
     PgBouncer,
+    /// The operator's own program.
+    Command(Program),
+    /// Nothing: clients know both servers, and look for the one that takes writes.
+    MultiHost,
+}
+
+/// `[route]`, kind `command`
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The program, and what it is called with.
+    pub command: Vec<String>,
+    /// How long each run of it may take.
+    pub timeout: Duration,
+    /// What clients see when it lets them wait.
+    pub clients: Clients,
+    /// It ends a pause by itself when its lease is over, also if this host is dead.
+    pub outlives_host: bool,
+}
+
+impl Program {
+    /// Returns what messages call it.
+    pub fn name(&self) -> String {
+        let path = Path::new(self.command.first().map_or("", String::as_str));
+        path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    }
 }
 
 impl Route {
     /// Returns what it is capable of.
     pub fn capabilities(&self) -> Capabilities {
-        match self.kind {
+        match &self.kind {
             RouteKind::PgBouncer => Capabilities { clients: Clients::Wait, outlives_host: false },
+            RouteKind::Command(Program { clients, outlives_host, .. }) => {
+                Capabilities { clients: *clients, outlives_host: *outlives_host }
+            }
+            RouteKind::MultiHost => Capabilities { clients: Clients::Errors, outlives_host: true },
         }
     }
 }
@@ -303,7 +334,17 @@ impl Config {
         root.absorb(provider);
 
         let mut route = root.table("route");
-        route.kind(&["pgbouncer"], &["multi_host", "dns", "command", "aws_blue_green"]);
+        let kind = route.kind(&["pgbouncer", "command"], &["multi_host", "dns", "aws_blue_green"]);
+        let kind = match kind.as_deref() {
+            Some("command") => RouteKind::Command(read_program(&mut route)),
+            Some("multi_host") => RouteKind::MultiHost,
+            _ => RouteKind::PgBouncer,
+        };
+        let waits = matches!(&kind, RouteKind::PgBouncer | RouteKind::Command(Program { clients: Clients::Wait, .. }));
+        if waits && route.has("finish") {
+            route.problem("finish", "is for routes that cut connections: here transactions go on to their ends");
+        }
+        let finish = route.duration("finish", "250ms", "0s", "10s");
         let mut poolers = Vec::new();
         for mut entry in route.tables("pgbouncer") {
             let guard = entry.guard("guard");
@@ -319,8 +360,15 @@ impl Config {
         if identity.is_none() && poolers.iter().any(|pooler| pooler.guard.is_some()) {
             route.problem("tls", "is missing: guards on other hosts are called with a certificate");
         }
-        if poolers.is_empty() {
-            route.problem("pgbouncer", "is missing: name each PgBouncer by a [[route.pgbouncer]] table");
+        match kind {
+            RouteKind::PgBouncer if poolers.is_empty() => {
+                route.problem("pgbouncer", "is missing: name each PgBouncer by a [[route.pgbouncer]] table");
+            }
+            RouteKind::PgBouncer => {}
+            _ if !poolers.is_empty() => {
+                route.problem("pgbouncer", "is for kind `pgbouncer` alone: only one route is moved");
+            }
+            _ => {}
         }
         root.absorb(route);
 
@@ -349,7 +397,7 @@ impl Config {
             source: source_part,
             target: target_part,
             provider: provider_part,
-            route: Route { kind: RouteKind::PgBouncer, poolers, identity },
+            route: Route { kind, poolers, identity, finish },
             fence: fence_part,
             budgets: budgets_part,
             state_dir,
@@ -382,6 +430,21 @@ fn read_pooler(entry: &mut Reader, guard: Option<GuardAddress>) -> Pooler {
         None => (entry.password(), entry.required_path("ini")),
     };
     Pooler { host: admin.host, port: admin.port, user: admin.user, password, ini, guard }
+}
+
+fn read_program(route: &mut Reader) -> Program {
+    let mut command = route.texts("command");
+    match command.first_mut() {
+        Some(program) if !program.is_empty() => *program = route.based(program),
+        _ => route.problem("command", "is missing: the program, and what it is called with, as a list of texts"),
+    }
+    let clients = [("wait", Clients::Wait), ("reconnect", Clients::Reconnect), ("errors", Clients::Errors)];
+    Program {
+        command,
+        timeout: route.duration("timeout", "5s", "100ms", "5s"),
+        clients: route.choice("clients", Clients::Wait, &clients),
+        outlives_host: route.choice("outlives_host", false, &[("yes", true), ("no", false)]),
+    }
 }
 
 fn read_identity(tls: &mut Reader) -> Identity {
@@ -480,6 +543,32 @@ mod tests {
             assert!(all.contains(expected), "missing: {expected}\nin:\n{all}");
         }
         assert!(!all.contains("hunter2"), "a password must never be repeated");
+    }
+
+    #[test]
+    fn route_may_be_a_program_and_says_what_clients_see() {
+        let route = |lines: &str| {
+            let (before, after) = (GOOD.split_once("[route]").unwrap().0, GOOD.split_once("[fence]").unwrap().1);
+            Config::parse(&format!("{before}[route]\n{lines}\n[fence]{after}"), Path::new("/base"))
+        };
+        let config = route("kind = \"command\"\ncommand = [\"./lb.sh\", \"lb1\"]\nclients = \"reconnect\"").unwrap();
+        assert_eq!(config.route.capabilities(), Capabilities { clients: Clients::Reconnect, outlives_host: false });
+        let RouteKind::Command(program) = config.route.kind else { panic!("{:?}", config.route) };
+        assert_eq!(program.command, ["/base/./lb.sh", "lb1"]);
+        assert_eq!(program.name(), "lb.sh");
+
+        let wrong = "kind = \"command\"\nclients = \"sleep\"\ntimeout = \"1h\"\nfinish = \"1s\"\n[[route.pgbouncer]]\n\
+                     admin = \"host=/\"\nini = \"/i\"";
+        let problems = route(wrong).unwrap_err().join("\n");
+        for expected in [
+            "`route.command` is missing",
+            "`route.clients` is `sleep`",
+            "`route.timeout` is `1h`",
+            "`route.finish` is for routes that cut connections",
+            "`route.pgbouncer` is for kind `pgbouncer` alone",
+        ] {
+            assert!(problems.contains(expected), "missing: {expected}\nin:\n{problems}");
+        }
     }
 
     #[test]

@@ -140,6 +140,11 @@ impl Reader {
         self.text(key).map(|text| self.base.join(text))
     }
 
+    /// Returns the path of a program: one without a slash is looked for where programs are.
+    pub fn based(&self, program: &str) -> String {
+        if program.contains('/') { self.base.join(program).to_string_lossy().into_owned() } else { program.to_owned() }
+    }
+
     pub fn required_path(&mut self, key: &'static str) -> PathBuf {
         if !self.table.contains_key(key) {
             self.problem(key, "is missing");
@@ -192,15 +197,17 @@ impl Reader {
         self.integer(key, 14, 19).and_then(|n| u16::try_from(n).ok()).unwrap_or(0)
     }
 
-    pub fn kind(&mut self, supported: &[&str], planned: &[&str]) {
+    /// Reads `kind`; `None` if it is none of `supported`.
+    pub fn kind(&mut self, supported: &[&str], planned: &[&str]) -> Option<String> {
         match self.text("kind") {
-            Some(kind) if supported.contains(&kind.as_str()) => {}
+            Some(kind) if supported.contains(&kind.as_str()) => return Some(kind),
             Some(kind) if planned.contains(&kind.as_str()) => {
                 self.problem("kind", format!("is `{kind}`, which this version cannot do yet; it can: {supported:?}"));
             }
             Some(kind) => self.problem("kind", format!("is `{kind}`; it must be one of {supported:?}")),
             None => self.problem("kind", format!("is missing; it must be one of {supported:?}")),
         }
+        None
     }
 
     pub fn choice<T: Copy>(&mut self, key: &'static str, default: T, choices: &[(&str, T)]) -> T {

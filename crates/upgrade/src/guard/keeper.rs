@@ -143,10 +143,10 @@ impl Keeper {
         let wall = Timestamp::now().saturating_add(lease).unwrap_or(Timestamp::MAX);
         let note = Note { turn, until: wall, decided: false };
         self.notebook.write(&note)?;
-        let entries = note.turn.entries.clone();
+        let turn = note.turn.clone();
         *held = Some(Held { note, until });
         self.clone().end_at(until);
-        self.pooler.pause(&entries, until.min(Instant::now() + within)).await
+        self.pooler.pause(&turn, lease, until.min(Instant::now() + within)).await
     }
 
     async fn drained(&self, entries: &[Entry], within: Duration) -> Result<(), StepError> {

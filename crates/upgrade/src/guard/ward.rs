@@ -1,10 +1,11 @@
 //! What a guard can watch over: something at which clients wait, and that can be led elsewhere.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use pgleap_saga::StepError;
 use tokio::time::Instant;
 
+use super::note::Turn;
 use crate::{
     config::{GuardAddress, Pooler},
     pg::Secret,
@@ -14,6 +15,7 @@ use crate::{
         ini::Address,
         inspect::{Inspection, Unseen, inspect},
     },
+    route::command::Program,
 };
 
 /// One of them, as it is described before anything is connected.
@@ -21,6 +23,8 @@ use crate::{
 pub enum Ward {
     /// A PgBouncer process, with the password of its admin.
     PgBouncer(Pooler, Option<Secret>),
+    /// The operator's own program.
+    Program(Program),
 }
 
 impl Ward {
@@ -28,6 +32,7 @@ impl Ward {
     pub fn console(&self) -> String {
         match self {
             Self::PgBouncer(pooler, _) => pooler.console(),
+            Self::Program(program) => program.console(),
         }
     }
 
@@ -35,6 +40,7 @@ impl Ward {
     pub fn guard(&self) -> Option<&GuardAddress> {
         match self {
             Self::PgBouncer(pooler, _) => pooler.guard.as_ref(),
+            Self::Program(_) => None,
         }
     }
 
@@ -42,6 +48,7 @@ impl Ward {
     pub fn take(self) -> Kept {
         match self {
             Self::PgBouncer(pooler, password) => Kept::PgBouncer(Box::new(PgBouncer::new(pooler, password))),
+            Self::Program(program) => Kept::Program(program),
         }
     }
 }
@@ -50,6 +57,7 @@ impl fmt::Display for Ward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PgBouncer(pooler, _) => write!(f, "PgBouncer {pooler}"),
+            Self::Program(program) => program.fmt(f),
         }
     }
 }
@@ -58,6 +66,8 @@ impl fmt::Display for Ward {
 pub enum Kept {
     /// A PgBouncer process.
     PgBouncer(Box<PgBouncer>),
+    /// The operator's own program.
+    Program(Program),
 }
 
 impl Kept {
@@ -68,6 +78,7 @@ impl Kept {
     pub async fn entries(&self) -> Result<Vec<Entry>, StepError> {
         match self {
             Self::PgBouncer(pooler) => Ok(pooler.admin().await?.entries().await?),
+            Self::Program(program) => program.entries().await,
         }
     }
 
@@ -78,6 +89,9 @@ impl Kept {
     pub async fn inspect(&self, source: &Address) -> Result<Inspection, Unseen> {
         match self {
             Self::PgBouncer(pooler) => inspect(pooler, source).await,
+            Self::Program(_) => {
+                Err(Unseen::Silent(StepError::blocked("a program has no console", "ask for its entries")))
+            }
         }
     }
 
@@ -88,6 +102,7 @@ impl Kept {
     pub async fn rehearse(&self, entries: &[Entry], from: &Address, to: &Address) -> Result<(), StepError> {
         match self {
             Self::PgBouncer(pooler) => pooler.rehearse(entries, from, to),
+            Self::Program(program) => program.check(to).await,
         }
     }
 
@@ -98,6 +113,7 @@ impl Kept {
     pub async fn warm_up(&self, entries: usize) -> Result<(), StepError> {
         match self {
             Self::PgBouncer(pooler) => Ok(pooler.warm_up(entries).await?),
+            Self::Program(_) => Ok(()),
         }
     }
 
@@ -105,9 +121,10 @@ impl Kept {
     ///
     /// # Errors
     /// What it answered, or fatal, naming what is not paused in time.
-    pub async fn pause(&self, entries: &[Entry], deadline: Instant) -> Result<(), StepError> {
+    pub async fn pause(&self, turn: &Turn, lease: Duration, deadline: Instant) -> Result<(), StepError> {
         match self {
-            Self::PgBouncer(pooler) => pooler.pause(entries, deadline).await,
+            Self::PgBouncer(pooler) => pooler.pause(&turn.entries, deadline).await,
+            Self::Program(program) => program.pause(&turn.id, lease, deadline).await,
         }
     }
 
@@ -118,6 +135,7 @@ impl Kept {
     pub async fn drained(&self, entries: &[Entry], deadline: Instant) -> Result<(), StepError> {
         match self {
             Self::PgBouncer(pooler) => pooler.drained(entries, deadline).await,
+            Self::Program(program) => program.drained(deadline).await,
         }
     }
 
@@ -134,6 +152,7 @@ impl Kept {
     ) -> Result<(), StepError> {
         match self {
             Self::PgBouncer(pooler) => pooler.repoint(entries, from, to, deadline).await,
+            Self::Program(program) => program.repoint(to, deadline).await,
         }
     }
 
@@ -144,6 +163,7 @@ impl Kept {
     pub async fn resume(&self, entries: &[Entry]) -> Result<(), StepError> {
         match self {
             Self::PgBouncer(pooler) => pooler.resume(entries).await,
+            Self::Program(program) => program.resume().await,
         }
     }
 
@@ -154,6 +174,8 @@ impl Kept {
     pub async fn reload(&self) -> Result<(), StepError> {
         match self {
             Self::PgBouncer(pooler) => Ok(pooler.reload().await.map(drop)?),
+            // there is nothing that it should read anew: what a look costs is what is to be known
+            Self::Program(program) => program.status().await.map(drop),
         }
     }
 }

@@ -96,6 +96,14 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Stands for every database.
+    pub const ANY: &str = "*";
+
+    /// Whether it leads to one of `databases`.
+    pub fn is_of(&self, databases: &[String]) -> bool {
+        self.database == Self::ANY || databases.contains(&self.database)
+    }
+
     /// Whether it leads to `address`; one without a host leads to a Unix socket.
     pub fn leads_to(&self, address: &Address) -> bool {
         let same_host = self.host == address.host || (self.host.is_empty() && address.host.starts_with('/'));

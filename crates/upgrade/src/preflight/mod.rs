@@ -57,6 +57,7 @@ use futures::{
 use tokio_postgres::error::SqlState;
 
 use crate::{
+    guard::Ward,
     pg::PgError,
     preflight::{
         pooler::Console,
@@ -167,7 +168,11 @@ pub fn abouts() -> Vec<&'static About> {
 /// Servers are contacted at the same time; the slowest decides how long it takes, and a second of it measures the
 /// source's WAL.
 pub async fn check(world: &World) -> Report {
-    let consoles = join_all(world.route.members().iter().map(|member| Console::open(world, member)));
+    let poolers = world.route.members().iter().filter_map(|member| match &member.ward {
+        Ward::PgBouncer(pooler, _) => Some(Console::open(world, member, pooler)),
+        Ward::Program(_) => None,
+    });
+    let consoles = join_all(poolers);
     let (source, consoles) = join(Source::open(world), consoles).await;
     let mut findings = Vec::new();
     let source = source.map_err(|finding| findings.extend(told(&source::ABOUT, vec![finding]))).ok();

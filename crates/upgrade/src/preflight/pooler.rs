@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{
     config::Pooler,
-    guard::Ward,
     pgbouncer::{
         admin::Entry,
         ini::Address,
@@ -52,8 +51,7 @@ impl<'a> Console<'a> {
     ///
     /// # Errors
     /// The finding that says why it is of no use.
-    pub async fn open(world: &World, member: &'a Member) -> Result<Self, Finding> {
-        let Ward::PgBouncer(pooler, _) = &member.ward;
+    pub async fn open(world: &World, member: &'a Member, pooler: &'a Pooler) -> Result<Self, Finding> {
         let seen = match member.inspect(&source_address(world)).await {
             Ok(seen) => seen,
             Err(Unseen::Unreachable(error)) => {

@@ -5,6 +5,7 @@
 //! them for the same.
 
 mod capabilities;
+pub mod command;
 
 pub use capabilities::{Capabilities, Clients};
 
@@ -200,7 +201,7 @@ impl Route {
     pub async fn leading_to(&self, address: &Address, databases: &[String]) -> Result<Vec<Entries>, StepError> {
         let of_member = async |(member, m): (usize, &Member)| {
             let mut entries = m.entries().await?;
-            entries.retain(|e| e.leads_to(address) && databases.contains(&e.database));
+            entries.retain(|e| e.leads_to(address) && e.is_of(databases));
             Ok(Entries { member, entries })
         };
         try_join_all(self.members.iter().enumerate().map(of_member)).await
@@ -214,7 +215,7 @@ impl Route {
     ) -> (Vec<Entries>, Vec<Lost>) {
         let of_member = async |(member, m): (usize, &Member)| {
             let mut entries = m.entries().await.map_err(|error| m.lost(error))?;
-            entries.retain(|e| addresses.iter().any(|to| e.leads_to(to)) && databases.contains(&e.database));
+            entries.retain(|e| addresses.iter().any(|to| e.leads_to(to)) && e.is_of(databases));
             Ok(Entries { member, entries })
         };
         split(join_all(self.members.iter().enumerate().map(of_member)).await)
@@ -337,7 +338,7 @@ impl Route {
         let one = async |member: &Member| {
             let let_go = async {
                 let mut entries = member.entries().await?;
-                entries.retain(|e| e.leads_to(address) && databases.contains(&e.database));
+                entries.retain(|e| e.leads_to(address) && e.is_of(databases));
                 if entries.is_empty() {
                     // what it holds leads elsewhere, and is not ours to end
                     return Ok(0);

@@ -4,6 +4,7 @@
 
 mod bed;
 mod boundary;
+mod command_route;
 #[cfg(feature = "faults")]
 mod deaths;
 mod facts;

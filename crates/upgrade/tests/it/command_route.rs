@@ -1,0 +1,114 @@
+//! A route that is the operator's own program: the example of the contract drives a real PgBouncer through switchovers.
+
+use std::path::{Path, PathBuf};
+
+use pgleap_lab::{Lab, LabSpec};
+use pgleap_upgrade::Standing;
+
+use crate::{
+    bed::{assert_standing, assert_unwound, end, guard, small, until},
+    rig::{Load, Rig, assert_done},
+};
+
+const LOAD: Load = Load { clients: 3, rate: 60.0, application: 1 };
+
+/// Stands before the example, and lets it fail in the ways that programs do: what it does at which verb is in a file.
+const MOODY: &str = r#"#!/bin/sh
+read -r request
+verb=$(printf '%s' "$request" | sed -n 's/.*"verb":"\([a-z]*\)".*/\1/p')
+case "$(cat MOOD) $verb" in
+    "hang pause pause") exec sleep 600 ;;
+    "fail drain drain") echo "no such backend" >&2; exit 3 ;;
+    "fail check check") echo "the file is not ours" >&2; exit 1 ;;
+    "nonsense drain drain") echo "ok"; exit 0 ;;
+    "killed pause pause") kill -9 $$ ;;
+    # works, and answers as if it had not
+    "deaf pause pause") printf '%s\n' "$request" | EXAMPLE | sed 's/true/false/'; exit 0 ;;
+    # once: the decision is taken, and it must be led to the target all the same
+    "fail repoint repoint") echo well > MOOD; echo "try later" >&2; exit 1 ;;
+esac
+printf '%s\n' "$request" | EXAMPLE
+"#;
+
+/// Puts a program into the laboratory and returns the configuration that names it.
+fn with_program(lab: &Lab) -> String {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/route/pgbouncer.sh");
+    let console = format!(
+        "host=127.0.0.1 port={} user=pooladmin dbname=pgbouncer passfile={}",
+        lab.pooler.spec.port,
+        passfile(lab).display()
+    );
+    let run = format!(
+        "PSQL={} {} '{console}' {}",
+        lab.source.installation.tool("psql").display(),
+        example.display(),
+        lab.pooler.ini_path.display()
+    );
+    let script = MOODY.replace("EXAMPLE", &run).replace("MOOD", &mood(lab).display().to_string());
+    let program = lab.spec.dir.join("moody.sh");
+    lab.account.write_file(&program, script, 0o755).unwrap();
+    set_mood(lab, "well");
+    let text = lab.config_text();
+    let (before, after) = (text.split_once("[route]").unwrap().0, text.split_once("[budgets]").unwrap().1);
+    format!("{before}[route]\nkind = \"command\"\ncommand = [\"./moody.sh\"]\n\n[budgets]{after}")
+}
+
+/// libpq reads a password file only if nobody else can, and it belongs to whoever reads it.
+fn passfile(lab: &Lab) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = lab.spec.dir.join("program.passfile");
+    std::fs::write(&path, "*:*:*:pooladmin:pool-secret\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+fn mood(lab: &Lab) -> PathBuf {
+    lab.spec.dir.join("mood")
+}
+
+fn set_mood(lab: &Lab, to: &str) {
+    std::fs::write(mood(lab), to).unwrap();
+}
+
+/// A switchover with a program that does not what it should: one error, and clients go on at the source.
+async fn refused(rig: &Rig, mood: &str, expected: &[&str]) {
+    set_mood(&rig.lab, mood);
+    let error = assert_unwound(rig.chain().switchover().await).to_string();
+    for expected in expected {
+        assert!(error.contains(expected), "{mood}: missing `{expected}` in: {error}");
+    }
+    set_mood(&rig.lab, "well");
+    assert_standing(&rig.chain(), Standing::InSync);
+    let entries = rig.world.route.members()[0].entries().await.unwrap();
+    assert!(entries.iter().all(|entry| !entry.paused && entry.port == rig.lab.source_port), "{entries:?}");
+    let now = rig.acknowledged();
+    until("clients to go on", async || (rig.acknowledged() > now + 20).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_of_ones_own_moves_clients_there_and_back_and_its_failures_cost_them_nothing_but_a_wait() {
+    let mut spec: LabSpec = small(15, 18, "cmd");
+    spec.write_pause = "3s".into();
+    let lab = Lab::start(spec).await.unwrap();
+    let config = with_program(&lab);
+    let rig = Rig::over(lab, &config, LOAD).await;
+    let _guard = guard(&rig.lab);
+    assert_done(rig.chain().run().await);
+
+    refused(&rig, "fail check", &["`moody.sh` failed (exit status: 1) at `check`", "the file is not ours"]).await;
+    refused(&rig, "hang pause", &["`moody.sh` had not ended after", "and was killed at `pause`"]).await;
+    refused(&rig, "killed pause", &["`moody.sh` failed (signal: 9 (SIGKILL)) at `pause`"]).await;
+    refused(&rig, "deaf pause", &["says that clients do not wait after `pause`"]).await;
+    refused(&rig, "fail drain", &["failed (exit status: 3) at `drain`", "no such backend"]).await;
+    refused(&rig, "nonsense drain", &["answered what is no state at `drain`", "`ok`"]).await;
+
+    set_mood(&rig.lab, "fail repoint");
+    assert_done(rig.chain().switchover().await);
+    assert_done(rig.chain().rollback().await);
+    assert_done(rig.chain().switchover().await);
+    let port = rig.lab.target_port;
+    let (lab, verdict) = rig.verdict(port).await;
+    eprintln!("longest stall {} ms", verdict.longest_stall_ms());
+    verdict.assert_clean();
+    end(lab).await;
+}
