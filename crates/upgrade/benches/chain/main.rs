@@ -1,6 +1,6 @@
 //! What the chain costs, measured against the least that it could cost, in one run on one machine.
 //!
-//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|fleet|recover|sync|throughput|footprint …]`; each prints a table, then JSON.
+//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|fleet|recover|sync|throughput|footprint|check …]`; each prints a table, then JSON.
 //! Ratios are what counts: both sides of each are measured in turn, under the same load, so that whatever else the
 //! machine does meets both.
 
@@ -12,6 +12,7 @@
 
 mod bare;
 mod bed;
+mod check;
 mod footprint;
 mod phases;
 mod recover;
@@ -42,6 +43,9 @@ fn main() {
         }
         if wants("footprint") {
             footprint::run().await;
+        }
+        if wants("check") {
+            check::run().await;
         }
     });
 }

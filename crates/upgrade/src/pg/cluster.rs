@@ -108,6 +108,10 @@ pub struct Cluster {
 const SESSION_OPTIONS: &str = "-c default_transaction_read_only=off -c lock_timeout=5s -c client_min_messages=warning -c synchronous_commit=on \
                                -c search_path=pg_catalog -c idle_in_transaction_session_timeout=0";
 
+/// Settings of a session that only looks, on top of those: it cannot write, whatever it is asked, and gives up where it
+/// would have to wait behind somebody's DDL. Catalog queries of many tables look expensive to the planner and are not.
+const LOOKING_OPTIONS: &str = "-c default_transaction_read_only=on -c lock_timeout=1s -c jit=off";
+
 impl Cluster {
     /// Describes a cluster; nothing is connected yet.
     pub fn new(side: Side, endpoint: Endpoint, application_name: impl Into<String>) -> Self {
@@ -135,7 +139,27 @@ impl Cluster {
     /// # Errors
     /// [`PgError::Connect`].
     pub async fn open(&self, database: &str, patience: Duration) -> Result<Session, PgError> {
-        let options = format!("{SESSION_OPTIONS} -c statement_timeout={}", patience.as_millis());
+        self.open_with(database, patience, patience, "").await
+    }
+
+    /// Opens a further connection that can only look: it is read-only, and waits for no lock for long. Statements take turns;
+    /// the server ends each after `patience`, and is taken for silent a little later.
+    ///
+    /// # Errors
+    /// [`PgError::Connect`].
+    pub async fn look(&self, database: &str, patience: Duration) -> Result<Session, PgError> {
+        let session = self.open_with(database, patience, patience + Duration::from_secs(1), LOOKING_OPTIONS).await?;
+        Ok(session.in_turns())
+    }
+
+    async fn open_with(
+        &self,
+        database: &str,
+        of_server: Duration,
+        patience: Duration,
+        more: &str,
+    ) -> Result<Session, PgError> {
+        let options = format!("{SESSION_OPTIONS} {more} -c statement_timeout={}", of_server.as_millis());
         let config = self.endpoint.driver_config(database, &self.application_name, &options);
         Session::open(&config, format!("{} database `{database}`", self.side), patience).await
     }

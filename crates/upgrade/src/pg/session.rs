@@ -133,7 +133,13 @@ pub struct Session {
     pub place: String,
     prepared: Mutex<HashMap<String, Statement>>,
     patience: Duration,
+    turns: Option<Turns>,
 }
+
+/// Statements of many callers, one after the other: the time of each is its own, and what the server did not answer once
+/// is not asked again.
+#[derive(Default)]
+struct Turns(tokio::sync::Mutex<bool>);
 
 impl Session {
     /// Connects.
@@ -149,7 +155,13 @@ impl Session {
         };
         // Its end shows in the next statement, which fails as closed.
         tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { client, place, prepared: Mutex::default(), patience })
+        Ok(Self { client, place, prepared: Mutex::default(), patience, turns: None })
+    }
+
+    /// Makes statements of many callers take turns, so that none spends its patience waiting for another.
+    #[must_use]
+    pub fn in_turns(self) -> Self {
+        Self { turns: Some(Turns::default()), ..self }
     }
 
     /// Whether the connection is gone.
@@ -161,12 +173,23 @@ impl Session {
         &self,
         work: impl Future<Output = Result<T, tokio_postgres::Error>> + Send,
     ) -> Result<T, PgError> {
+        let silent = || PgError::Silent { place: self.place.clone(), seconds: self.patience.as_secs_f64() };
+        let mut turn = match &self.turns {
+            Some(turns) => Some(turns.0.lock().await),
+            None => None,
+        };
+        if turn.as_deref() == Some(&true) {
+            return Err(silent());
+        }
         match tokio::time::timeout(self.patience, work).await {
             Err(_) => {
+                if let Some(was_silent) = turn.as_deref_mut() {
+                    *was_silent = true;
+                }
                 // The statement must not go on unseen: its locks and its snapshot would stay.
                 let cancel = self.client.cancel_token();
                 drop(tokio::time::timeout(Duration::from_secs(5), cancel.cancel_query(NoTls)).await);
-                Err(PgError::Silent { place: self.place.clone(), seconds: self.patience.as_secs_f64() })
+                Err(silent())
             }
             Ok(Err(source)) => Err(PgError::Statement { place: self.place.clone(), source }),
             Ok(Ok(value)) => Ok(value),

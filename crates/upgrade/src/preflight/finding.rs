@@ -140,9 +140,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Sorts the findings.
+    /// Sorts the findings; what was found twice, by several connections, is said once.
     pub fn new(mut findings: Vec<Finding>) -> Self {
         findings.sort_by(|a, b| (a.severity, a.id, &a.message).cmp(&(b.severity, b.id, &b.message)));
+        findings.dedup();
         Self { findings }
     }
 

@@ -49,6 +49,8 @@ pub use about::{About, Applied, Kind, Topic};
 pub use finding::{Finding, Report, Severity};
 pub use fix::Fix;
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
 use futures::{
     StreamExt,
     future::{BoxFuture, join, join_all},
@@ -60,6 +62,7 @@ use crate::{
     guard::Ward,
     pg::PgError,
     preflight::{
+        finding::listed,
         pooler::Console,
         source::{Entered, Source},
     },
@@ -120,6 +123,8 @@ const OF_POOLER: &[(&About, OfPooler)] = &[
 /// What is not a check, and answers as one where a check could not begin.
 const OF_ALL: &[&About] = &[&ABOUT, &pooler::ABOUT, &source::ABOUT];
 
+const UNANSWERED: &str = "check.unanswered";
+
 const ABOUT: About = About {
     check: "check",
     topic: Topic::Privileges,
@@ -133,8 +138,13 @@ const ABOUT: About = About {
     ],
 };
 
-/// Databases that are looked into at the same time: each is a connection.
+/// Connections by which databases are looked into at the same time.
 const AT_ONCE: usize = 8;
+/// The most of them for one database.
+const LANES: usize = 3;
+
+/// How long a statement of a check may take: it is short, and a server that does not answer it is a finding.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a check found, or why it could not look.
 type Answer = Result<Vec<Finding>, Unanswered>;
@@ -144,12 +154,16 @@ struct Unanswered {
     message: String,
     cause: Option<String>,
     privilege: bool,
+    /// What helps, where that is known.
+    remedy: Option<&'static str>,
 }
 
 impl From<PgError> for Unanswered {
     fn from(error: PgError) -> Self {
         let privilege = error.sqlstate() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
-        Self { message: error.to_string(), cause: error.reason(), privilege }
+        let locked = error.sqlstate() == Some(&SqlState::LOCK_NOT_AVAILABLE);
+        let remedy = locked.then_some("pgleap check  # again, when the DDL that holds the table is over");
+        Self { message: error.to_string(), cause: error.reason(), privilege, remedy }
     }
 }
 
@@ -195,16 +209,21 @@ pub async fn check(world: &World) -> Report {
         for (about, ask) in OF_SOURCE {
             asked.push(Box::pin(async move { answered(about, known, ask(world, source).await) }));
         }
-        let each = source.names().into_iter().map(|name| in_database(world, source, name));
+        // a few databases are looked into by several sessions each
+        let lanes = (AT_ONCE / source.databases.len().max(1)).clamp(1, LANES);
+        let each = source.names().into_iter().flat_map(move |name| (0..lanes).map(move |lane| (name.clone(), lane)));
+        let each = each.map(move |(name, lane)| in_database(world, source, name, lane, lanes));
         asked.push(Box::pin(stream::iter(each).buffer_unordered(AT_ONCE).concat()));
     }
     findings.extend(join_all(asked).await.into_iter().flatten());
-    Report::new(findings)
+    Report::new(unanswered_once(findings))
 }
 
-async fn in_database(world: &World, source: &Source, name: String) -> Vec<Finding> {
-    let session = match world.source.db(&name).await {
-        Ok(session) => session,
+/// Asks every `lanes`-th check, beginning with `lane`, by a connection of its own.
+async fn in_database(world: &World, source: &Source, name: String, lane: usize, lanes: usize) -> Vec<Finding> {
+    // not one that is kept: with a thousand databases, no more than a few are entered at a time
+    let session = match world.source.look(&name, PATIENCE).await {
+        Ok(session) => Arc::new(session),
         Err(error) => {
             let message = format!("cannot enter database `{name}` of the source");
             let cause = error.reason().unwrap_or_else(|| error.to_string());
@@ -215,7 +234,7 @@ async fn in_database(world: &World, source: &Source, name: String) -> Vec<Findin
         }
     };
     let database = Entered { name, session };
-    let asked = OF_DATABASE.iter().map(|(about, ask)| {
+    let asked = OF_DATABASE.iter().skip(lane).step_by(lanes).map(|(about, ask)| {
         let answer = ask(&database);
         async move { answered(about, Some(source), answer.await) }
     });
@@ -231,18 +250,34 @@ fn answered(about: &'static About, source: Option<&Source>, answer: Answer) -> V
         Ok(findings) => return told(about, findings),
         Err(unanswered) => unanswered,
     };
-    let message = format!("check `{}` could not look: {}", about.check, unanswered.message);
+    let message = format!("could not look: {}", unanswered.message);
     let lacks_rights = unanswered.privilege && source.is_some_and(|source| !source.is_superuser);
-    let finding = if lacks_rights {
-        Finding::note("check.unanswered", message)
-    } else {
-        Finding::blocker("check.unanswered", message)
-    };
-    let finding = match unanswered.cause {
-        Some(cause) => finding.because(cause),
-        None => finding,
-    };
+    let finding = if lacks_rights { Finding::note(UNANSWERED, message) } else { Finding::blocker(UNANSWERED, message) };
+    let mut finding = finding.objects([about.check]);
+    finding.cause = unanswered.cause;
+    finding.remedy = unanswered.remedy.map(str::to_owned);
     told(&ABOUT, vec![finding])
+}
+
+/// Brings those that could not look for one reason together: a server that fell silent is one finding, not one of each.
+fn unanswered_once(findings: Vec<Finding>) -> Vec<Finding> {
+    let (unanswered, mut findings): (Vec<_>, Vec<_>) =
+        findings.into_iter().partition(|finding| finding.id == UNANSWERED);
+    let mut by_reason: BTreeMap<_, Finding> = BTreeMap::new();
+    for finding in unanswered {
+        let reason = (finding.severity, finding.message.clone(), finding.cause.clone(), finding.database.clone());
+        match by_reason.get_mut(&reason) {
+            Some(known) => known.objects.extend(finding.objects),
+            None => drop(by_reason.insert(reason, finding)),
+        }
+    }
+    findings.extend(by_reason.into_values().map(|mut finding| {
+        finding.objects.sort();
+        let checks = if finding.objects.len() == 1 { "check" } else { "checks" };
+        finding.message = format!("{checks} {} {}", listed(&finding.objects), finding.message);
+        finding
+    }));
+    findings
 }
 
 /// Adds what the check says of its findings: why pgleap does not apply a remedy.
@@ -312,8 +347,14 @@ mod tests {
 
     #[test]
     fn question_without_an_answer_blocks() {
-        let unanswered = Unanswered { message: "no answer".into(), cause: None, privilege: true };
-        let findings = answered(&wal_level::ABOUT, None, Err(unanswered));
+        let answer = |about| {
+            let unanswered = Unanswered { message: "no answer".into(), cause: None, privilege: true, remedy: None };
+            answered(about, None, Err(unanswered))
+        };
+        let findings = [&wal_level::ABOUT, &role::ABOUT].map(answer).concat();
+        let findings = unanswered_once(findings);
+        assert_eq!(findings.len(), 1, "one reason is one finding: {findings:#?}");
         assert_eq!((findings[0].id, findings[0].severity), ("check.unanswered", Severity::Blocker));
+        assert_eq!(findings[0].message, "checks `role`, `wal_level` could not look: no answer");
     }
 }

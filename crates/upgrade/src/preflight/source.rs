@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, error::Error as _, path::PathBuf, sync::Arc};
 use tokio_postgres::error::SqlState;
 
 use super::{
-    Finding,
+    Finding, PATIENCE,
     about::{About, Applied, Topic, blocker},
 };
 use crate::{
@@ -71,8 +71,8 @@ impl Source {
     /// # Errors
     /// The finding that says why it cannot be entered.
     pub async fn open(world: &World) -> Result<Self, Finding> {
-        let entered = world.source.db(&world.config.source.database).await;
-        let session = entered.map_err(|error| not_entered(world, &error))?;
+        let entered = world.source.look(&world.config.source.database, PATIENCE).await;
+        let session = Arc::new(entered.map_err(|error| not_entered(world, &error))?);
         let read = Self::read(world, session).await;
         read.map_err(|error| {
             let finding = Finding::blocker("source.silent", "the source cannot be asked what it is");

@@ -11,6 +11,7 @@ mod facts;
 mod lost_journal;
 mod matrix;
 mod preflight;
+mod preflight_footprint;
 mod refuse;
 mod rig;
 mod sequences;

@@ -25,9 +25,9 @@ const PASSWORD: &str = "correct horse";
 const SOUND: &[(&str, &str)] = &[("wal_level", "logical"), ("max_prepared_transactions", "5"), ("autovacuum", "off")];
 
 /// A source of its own, in a directory that goes with the test.
-struct Bed {
-    server: StopOnDrop,
-    port: u16,
+pub struct Bed {
+    pub server: StopOnDrop,
+    pub port: u16,
     dir: tempfile::TempDir,
 }
 
@@ -45,7 +45,7 @@ fn settings(dir: &Path, port: u16, more: &[(&str, &str)]) -> Vec<(String, String
 
 impl Bed {
     /// Starts a source of that major; `None`, with a word, if there is none on this machine.
-    async fn start(major: u16, auth: Auth) -> Option<Self> {
+    pub async fn start(major: u16, auth: Auth) -> Option<Self> {
         let Ok(installation) = pgleap_local::find(major, &[]) else {
             eprintln!("skipped: PostgreSQL {major} is not installed");
             return None;
@@ -63,13 +63,13 @@ impl Bed {
         Some(Self { server, port, dir })
     }
 
-    async fn restart(&self, more: &[(&str, &str)]) {
+    pub async fn restart(&self, more: &[(&str, &str)]) {
         self.server.stop(StopMode::Fast, LONG).await.unwrap();
         let own = self.dir.path().join("old");
         self.server.start(&settings(&own, self.port, more), LONG).await.unwrap();
     }
 
-    async fn client(&self, database: &str) -> Client {
+    pub async fn client(&self, database: &str) -> Client {
         let text = format!(
             "host=127.0.0.1 port={} user=postgres password='{PASSWORD}' dbname={database} application_name=batch",
             self.port
@@ -79,18 +79,18 @@ impl Bed {
         client
     }
 
-    async fn run(&self, database: &str, statements: &[&str]) {
+    pub async fn run(&self, database: &str, statements: &[&str]) {
         let client = self.client(database).await;
         for statement in statements {
             client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_string_lossy().into_owned()
     }
 
-    fn pooler(&self, bin: PathBuf, name: &str) -> PoolerSpec {
+    pub fn pooler(&self, bin: PathBuf, name: &str) -> PoolerSpec {
         PoolerSpec {
             bin,
             dir: self.dir.path().join(name),
@@ -105,7 +105,7 @@ impl Bed {
     }
 
     /// What an operator would write for this source and that pooler.
-    fn wishes(&self, pooler: &PoolerSpec) -> Wishes {
+    pub fn wishes(&self, pooler: &PoolerSpec) -> Wishes {
         Wishes {
             dsn: format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port),
             target: target_of(self.server.installation.major),
@@ -123,21 +123,25 @@ impl Bed {
 
 /// A `pgleap.toml`.
 #[derive(Default, Clone)]
-struct Wishes {
-    dsn: String,
-    source: String,
-    target: u16,
-    target_port: u16,
-    data_dir: String,
-    work_dir: String,
-    provider: String,
-    pooler: String,
-    ini: String,
-    budgets: String,
+pub struct Wishes {
+    pub dsn: String,
+    pub source: String,
+    pub target: u16,
+    pub target_port: u16,
+    pub data_dir: String,
+    pub work_dir: String,
+    pub provider: String,
+    pub pooler: String,
+    pub ini: String,
+    pub budgets: String,
 }
 
 impl Wishes {
-    async fn check(&self) -> Report {
+    pub async fn check(&self) -> Report {
+        preflight::check(&self.world().await).await
+    }
+
+    pub async fn world(&self) -> World {
         let Self { dsn, source, target, target_port, data_dir, work_dir, provider, pooler, ini, budgets } = self;
         let password = format!("password = {{ command = [\"echo\", \"{PASSWORD}\"] }}");
         let source = if source.contains("password") { source.clone() } else { format!("{password}\n{source}") };
@@ -148,13 +152,11 @@ impl Wishes {
              [budgets]\n{budgets}"
         );
         let config = Config::parse(&text, Path::new("/")).unwrap();
-        let world =
-            World::describe(config, "7f3a".into(), Launch::Task).await.unwrap_or_else(|errors| panic!("{errors:?}"));
-        preflight::check(&world).await
+        World::describe(config, "7f3a".into(), Launch::Task).await.unwrap_or_else(|errors| panic!("{errors:?}"))
     }
 }
 
-fn ids(report: &Report) -> BTreeSet<&'static str> {
+pub fn ids(report: &Report) -> BTreeSet<&'static str> {
     report.findings.iter().map(|finding| finding.id).collect()
 }
 
@@ -164,7 +166,7 @@ fn finding<'a>(report: &'a Report, id: &str) -> &'a Finding {
 }
 
 #[track_caller]
-fn assert_says(report: &Report, id: &str, severity: Severity, words: &[&str]) {
+pub fn assert_says(report: &Report, id: &str, severity: Severity, words: &[&str]) {
     let finding = finding(report, id);
     assert_eq!(finding.severity, severity, "{finding:#?}");
     let part = |part: &Option<String>| part.clone().unwrap_or_default();
@@ -173,7 +175,7 @@ fn assert_says(report: &Report, id: &str, severity: Severity, words: &[&str]) {
 }
 
 /// Every PgBouncer of this machine.
-fn poolers() -> Vec<PathBuf> {
+pub fn poolers() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = pgleap_local::find_pgbouncer(&[]).into_iter().collect();
     let root = std::env::var_os("PGLEAP_PG_DIR").map_or_else(|| "/var/lib/pgleap/pg".into(), PathBuf::from);
     let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path().join("bin/pgbouncer"));
@@ -186,7 +188,7 @@ fn poolers() -> Vec<PathBuf> {
 }
 
 /// Tables of every kind that has an identity, or needs none.
-const GOOD_TABLES: &[&str] = &[
+pub const GOOD_TABLES: &[&str] = &[
     "CREATE TYPE mood AS ENUM ('sad', 'ok')",
     "CREATE TYPE pair AS (a int, b text)",
     "CREATE DOMAIN short AS varchar(10)",
