@@ -1,6 +1,7 @@
 //! `pgleap.toml`: what the operator wants, read in one pass that reports every mistake at once.
 
 pub mod guard;
+pub mod planning;
 mod reader;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+pub use planning::Planning;
 use reader::Reader;
 
 use crate::{
@@ -32,6 +34,8 @@ pub struct Config {
     pub fence: Fence,
     /// What may be spent: time, disk, lag.
     pub budgets: Budgets,
+    /// What a plan is made for.
+    pub plan: Planning,
     /// Where the journal is kept.
     pub state_dir: PathBuf,
 }
@@ -392,6 +396,10 @@ impl Config {
         };
         root.absorb(budgets);
 
+        let mut plan = root.optional_table("plan");
+        let plan_part = Planning::read(&mut plan);
+        root.absorb(plan);
+
         let state_dir = root.path("state_dir").unwrap_or_else(|| base.join(".pgleap"));
         let config = Self {
             source: source_part,
@@ -400,6 +408,7 @@ impl Config {
             route: Route { kind, poolers, identity, finish },
             fence: fence_part,
             budgets: budgets_part,
+            plan: plan_part,
             state_dir,
         };
         match root.finish() {
@@ -500,6 +509,7 @@ mod tests {
         assert_eq!(config.budgets.max_lag_bytes, 4 << 20);
         assert_eq!(config.budgets.slot_creation, Duration::from_secs(60));
         assert_eq!(config.state_dir, Path::new("/base/.pgleap"));
+        assert_eq!(config.plan, Planning::default());
     }
 
     #[test]

@@ -238,6 +238,24 @@ impl Reader {
         None
     }
 
+    pub fn flag(&mut self, key: &'static str) -> Option<bool> {
+        match self.take(key)? {
+            Value::Boolean(flag) => Some(flag),
+            _ => {
+                self.problem(key, "must be true or false");
+                None
+            }
+        }
+    }
+
+    pub fn optional_bytes(&mut self, key: &'static str) -> Option<u64> {
+        // read and judged as any other size; absent stays absent
+        self.table.contains_key(key).then(|| self.bytes(key, "0B")).or_else(|| {
+            self.known.push(key);
+            None
+        })
+    }
+
     pub fn bytes(&mut self, key: &'static str, default: &str) -> u64 {
         let default = parse_bytes(default).unwrap_or_default();
         let Some(text) = self.text(key) else { return default };

@@ -4,7 +4,20 @@
 //! facts that were saved weeks ago, and tested without a server.
 
 mod collect;
+pub mod cost;
+pub mod decide;
 pub mod facts;
+pub mod history;
+pub mod methods;
+pub mod rates;
+pub mod settings;
+pub mod time;
 
 pub use collect::collect;
+pub use cost::{Cost, Prices};
+pub use decide::{Choice, Decision, Grounds, decide};
 pub use facts::{Engine, Facts, Saved, SavedFinding};
+pub use history::{Measured, Prediction};
+pub use methods::Method;
+pub use rates::Rates;
+pub use time::{Basis, Interval, Stage};
