@@ -22,7 +22,7 @@ pub struct Applied {
     pub first_failure: Option<String>,
 }
 
-/// Running clients; each calls `work(n)` at a fixed pace.
+/// Running clients; each does the same kind of transaction at a fixed pace.
 pub struct Application {
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
@@ -51,10 +51,21 @@ impl Counts {
 impl Application {
     /// Starts `clients` that each do `per_second` transactions a second.
     pub fn start(connect: &Config, clients: u32, per_second: u32) -> Self {
+        Self::start_with(connect, clients, per_second, |n| format!("SELECT work({n})"))
+    }
+
+    /// Starts `clients` that each read `per_second` times a second.
+    pub fn reading(connect: &Config, clients: u32, per_second: u32) -> Self {
+        Self::start_with(connect, clients, per_second, |n| {
+            format!("SELECT count(*) FROM pgbench_accounts WHERE aid BETWEEN {n} AND {n} + 10")
+        })
+    }
+
+    fn start_with(connect: &Config, clients: u32, per_second: u32, statement: fn(u32) -> String) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let counts = Arc::new(Counts::default());
         let pace = Duration::from_secs(1) / per_second.max(1);
-        let spawn = |client| tokio::spawn(run(connect.clone(), client, pace, stop.clone(), counts.clone()));
+        let spawn = |client| tokio::spawn(run(connect.clone(), client, pace, statement, stop.clone(), counts.clone()));
         Self { clients: (0..clients).map(spawn).collect(), stop, counts }
     }
 
@@ -77,7 +88,14 @@ impl Application {
     }
 }
 
-async fn run(config: Config, client: u32, pace: Duration, stop: Arc<AtomicBool>, counts: Arc<Counts>) {
+async fn run(
+    config: Config,
+    client: u32,
+    pace: Duration,
+    statement: fn(u32) -> String,
+    stop: Arc<AtomicBool>,
+    counts: Arc<Counts>,
+) {
     let mut ticks = tokio::time::interval(pace);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut seed = 1000 * client;
@@ -93,7 +111,7 @@ async fn run(config: Config, client: u32, pace: Duration, stop: Arc<AtomicBool>,
                     ticks.tick().await;
                     seed = seed.wrapping_add(1);
                     // simple protocol: named statements do not survive transaction pooling
-                    match session.batch_execute(&format!("SELECT work({})", seed % 1_000_000)).await {
+                    match session.batch_execute(&statement(seed % 1_000_000)).await {
                         Ok(()) => {
                             counts.done.fetch_add(1, Ordering::Relaxed);
                         }

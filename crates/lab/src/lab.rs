@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use pgleap_local::{Account, InitOptions, Pooler, PoolerSpec, Server, StopMode, find, find_pgbouncer, free_port};
+use pgleap_local::{Account, InitOptions, Pooler, PoolerSpec, Server, StopMode, find, find_pgbouncer, free_port, run};
 use tokio_postgres::{Config, NoTls};
 
 /// What to build.
@@ -33,6 +33,8 @@ pub struct LabSpec {
     pub pooler_settings: Vec<(String, String)>,
     /// The write budget, as in the configuration.
     pub write_pause: String,
+    /// A standby of the source, and entries `<database>_ro` that lead to it.
+    pub readers: bool,
 }
 
 impl LabSpec {
@@ -50,6 +52,7 @@ impl LabSpec {
             poolers: 1,
             pooler_settings: Vec::new(),
             write_pause: "2s".into(),
+            readers: false,
         }
     }
 }
@@ -66,6 +69,9 @@ pub enum LabError {
     /// The source does not start.
     #[error(transparent)]
     Server(#[from] pgleap_local::ServerError),
+    /// A standby cannot be made.
+    #[error(transparent)]
+    Command(#[from] pgleap_local::CommandError),
     /// The pooler does not start.
     #[error(transparent)]
     Pooler(#[from] pgleap_local::PoolerError),
@@ -106,6 +112,8 @@ pub struct Lab {
     pub source_port: u16,
     /// The port that the target will have.
     pub target_port: u16,
+    /// The ports of the standby of the source, and of the standby that the target will have.
+    pub reader_ports: Option<(u16, u16)>,
 }
 
 /// The role pgleap connects as, the application's role, and the pooler's admin; passwords of a laboratory.
@@ -196,6 +204,17 @@ impl Lab {
             session.batch_execute(&sql).await.map_err(|e| fill(database, e))?;
         }
         let entry = |name: &String| (name.clone(), HOST.to_owned(), source_port, name.clone());
+        let mut entries: Vec<_> = spec.databases.iter().map(entry).collect();
+        let mut reader_ports = None;
+        if spec.readers {
+            let io = |source| LabError::Io { dir: spec.dir.clone(), source };
+            let ports = (free_port().map_err(io)?, free_port().map_err(io)?);
+            Self::start_standby(&spec.dir, "source-standby", &source, source_port, ports.0).await?;
+            entries.extend(
+                spec.databases.iter().map(|name| (format!("{name}_ro"), HOST.to_owned(), ports.0, name.clone())),
+            );
+            reader_ports = Some(ports);
+        }
         let mut poolers = Vec::new();
         for number in 0..spec.poolers.max(1) {
             let name = if number == 0 { "pooler".to_owned() } else { format!("pooler{number}") };
@@ -204,7 +223,7 @@ impl Lab {
                 dir: spec.dir.join(name),
                 port: free_port().map_err(|source| LabError::Io { dir: spec.dir.clone(), source })?,
                 account: account.clone(),
-                databases: spec.databases.iter().map(entry).collect(),
+                databases: entries.clone(),
                 users: ROLES[1..].iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())).collect(),
                 admin_users: vec!["pooladmin".into()],
                 pool_mode: "transaction".into(),
@@ -214,7 +233,53 @@ impl Lab {
         }
         let siblings = poolers.split_off(1);
         let pooler = poolers.remove(0);
-        Ok(Self { spec, account, source, pooler, siblings, source_port, target_port })
+        Ok(Self { spec, account, source, pooler, siblings, source_port, target_port, reader_ports })
+    }
+
+    /// Makes a standby of `server`, which listens on `of_port`, and starts it on `port`.
+    ///
+    /// # Errors
+    /// [`LabError`].
+    async fn start_standby(
+        dir: &Path,
+        name: &str,
+        server: &Server,
+        of_port: u16,
+        port: u16,
+    ) -> Result<Server, LabError> {
+        let standby = Server { data_dir: dir.join(name), log: dir.join(format!("{name}.log")), ..server.clone() };
+        let mut backup = server.account.command(server.installation.tool("pg_basebackup"));
+        backup
+            .args(["--wal-method=stream", "--checkpoint=fast", "--write-recovery-conf", "--pgdata"])
+            .arg(&standby.data_dir)
+            .arg("--dbname")
+            .arg(format!("host={HOST} port={of_port} user={} passfile={}", ROLES[0].0, dir.join("passfile").display()));
+        run(backup, START_BUDGET).await?;
+        standby
+            .append_conf(&format!("port = {port}\nhot_standby = on\n"))
+            .map_err(|source| LabError::Io { dir: dir.to_owned(), source })?;
+        standby.start(&[], START_BUDGET).await?;
+        Ok(standby)
+    }
+
+    /// Returns the standby of the source.
+    pub fn source_standby(&self) -> Server {
+        let dir = &self.spec.dir;
+        Server { data_dir: dir.join("source-standby"), log: dir.join("source-standby.log"), ..self.source.clone() }
+    }
+
+    /// Makes the standby of the target, which must run.
+    ///
+    /// # Errors
+    /// [`LabError`].
+    pub async fn start_target_standby(&self) -> Result<Server, LabError> {
+        let port = self.reader_ports.map_or(0, |ports| ports.1);
+        Self::start_standby(&self.spec.dir, "target-standby", &self.target()?, self.target_port, port).await
+    }
+
+    /// Returns how the application reaches `database` to read only: through the pooler.
+    pub fn reading_through_pooler(&self, database: &str) -> Config {
+        Self::through(&self.pooler, &format!("{database}_ro"))
     }
 
     /// Returns how the application reaches `database`: through the pooler.
@@ -269,6 +334,11 @@ impl Lab {
                 )
             })
             .collect();
+        let readers = self.reader_ports.map_or(String::new(), |(from, to)| {
+            format!(
+                "[readers]\nwindow = \"0s\"\n\n[[readers.pool]]\nfrom = \"host={HOST} port={from}\"\nto = \"host={HOST} port={to}\"\n\n"
+            )
+        });
         format!(
             "state_dir = \"state\"\n\n\
              [source]\n\
@@ -286,6 +356,7 @@ impl Lab {
              [route]\n\
              kind = \"pgbouncer\"\n\n\
              {}\
+             {}\
              [budgets]\n\
              write_pause = \"{}\"\n",
             self.source_port,
@@ -294,6 +365,7 @@ impl Lab {
             self.target_port,
             bindirs.join(", "),
             poolers.concat(),
+            readers,
             self.spec.write_pause,
         )
     }
@@ -323,6 +395,12 @@ impl Lab {
         }
         let mut servers = vec![self.source.clone()];
         servers.extend(self.target());
+        if self.reader_ports.is_some() {
+            servers.push(self.source_standby());
+            servers.extend(
+                self.target().map(|target| Server { data_dir: self.spec.dir.join("target-standby"), ..target }),
+            );
+        }
         servers.push(Server { data_dir: self.spec.dir.join("w/copy"), ..self.source.clone() });
         for server in servers {
             drop(server.stop(StopMode::Immediate, START_BUDGET).await);

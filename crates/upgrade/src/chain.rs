@@ -204,7 +204,7 @@ impl<'a> Chain<'a> {
     fn rebuild(&self, state: &PlanState) -> Plan<World> {
         let id = state.id.clone();
         match state.kind.as_str() {
-            "switchover" => switchover::plan(id, from_of(state), &self.world.config.budgets),
+            "switchover" => switchover::plan(id, from_of(state), &self.world.config),
             "finalize" => finalize::plan(id),
             _ => upgrade_plan(id, &self.world.config),
         }
@@ -260,7 +260,7 @@ impl<'a> Chain<'a> {
                 let mut attempt = 1;
                 loop {
                     let id = self.next_id("switchover")?;
-                    let outcome = self.begin(switchover::plan(id, from, &self.world.config.budgets)).await?;
+                    let outcome = self.begin(switchover::plan(id, from, &self.world.config)).await?;
                     let again = matches!(outcome, Outcome::Unwound { .. }) && !self.stop.is_requested();
                     if !again || attempt >= self.world.config.budgets.switchover_attempts {
                         return Ok(outcome);

@@ -11,6 +11,7 @@ pub mod pgbouncer;
 pub mod plan;
 pub mod preflight;
 pub mod provision;
+pub mod readers;
 pub mod rehearse;
 pub mod replicate;
 pub mod route;

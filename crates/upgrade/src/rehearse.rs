@@ -11,13 +11,14 @@ use tokio::time::Instant;
 use crate::{
     guard::Ward,
     pg::Side,
+    readers::address,
     replicate::{
         catch_up::{Rates, round_trip},
         health,
     },
     switchover::{
         check_gates::{Decision, decide},
-        hot::{GRACE, address, databases},
+        hot::{GRACE, databases},
         sequences,
     },
     world::Cx,
@@ -158,7 +159,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
     let (mut pauses_ms, mut carry_ms, mut ages, mut rates) = (Vec::new(), Vec::new(), Vec::new(), Rates::default());
     let started = Instant::now();
     for n in 0..pauses {
-        let entries = world.route.leading_to(&serving, &names).await?;
+        let entries = world.route.leading_to(std::slice::from_ref(&serving), &names).await?;
         pauses_ms.push(world.route.micro_pause(&entries, &serving, budget).await?.as_secs_f64() * 1000.0);
         cx.progress(Progress {
             text: "rehearsing pauses".to_owned(),

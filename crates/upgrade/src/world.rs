@@ -14,6 +14,7 @@ use crate::{
         secret::{PasswordFrom, SecretError},
     },
     pgbouncer::ini::Address,
+    readers::Reader,
     route::{Route, command::Program},
     switchover::Hot,
 };
@@ -33,6 +34,8 @@ pub struct World {
     pub target: Arc<Cluster>,
     /// The operating system's user that servers run as.
     pub account: Account,
+    /// Standbys that clients only read from, in pairs.
+    pub readers: Vec<Reader>,
     /// How clients are moved.
     pub route: Route,
     /// What is opened before the write pause, to be used in it.
@@ -150,9 +153,18 @@ impl World {
         let identity = config.route.identity.as_ref();
         let route =
             Route::new(&config.route, wards, config.state_dir.clone(), guards, identity).map_err(|e| vec![e.into()])?;
+        let source = Arc::new(Cluster::new(Side::Source, source, &application_name));
+        let target = Arc::new(Cluster::new(Side::Target, target, &application_name));
+        let standby = |of: &Cluster, at: &Address| Arc::new(Cluster::standby(of, at.host.clone(), at.port));
+        let readers = config
+            .readers
+            .pools
+            .iter()
+            .map(|pool| Reader { of_source: standby(&source, &pool.from), of_target: standby(&target, &pool.to) });
         Ok(Self {
-            source: Arc::new(Cluster::new(Side::Source, source, &application_name)),
-            target: Arc::new(Cluster::new(Side::Target, target, &application_name)),
+            readers: readers.collect(),
+            source,
+            target,
             id,
             account,
             route,

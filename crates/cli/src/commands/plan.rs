@@ -52,7 +52,7 @@ pub(super) fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
             Part {
                 command: "pgleap switchover",
                 what: "move writes to the target; `pgleap rollback` is the same with the sides exchanged",
-                steps: switchover::plan("switchover-1".into(), Side::Source, &config.budgets).describe(),
+                steps: switchover::plan("switchover-1".into(), Side::Source, config).describe(),
             },
             Part {
                 command: "pgleap finalize",

@@ -179,7 +179,7 @@ impl Stage<'_> {
 
     async fn micro_pause(&self) -> Result<(), CommandError> {
         let serving = Address { host: self.world.source.endpoint.host.clone(), port: self.lab.source_port };
-        let entries = self.world.route.leading_to(&serving, &self.lab.spec.databases).await;
+        let entries = self.world.route.leading_to(std::slice::from_ref(&serving), &self.lab.spec.databases).await;
         let entries = entries.map_err(|error| CommandError::of(Exit::Unexpected, &error))?;
         self.world.route.micro_pause(&entries, &serving, FLOOR_BUDGET).await?;
         Ok(())

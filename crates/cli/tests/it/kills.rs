@@ -114,13 +114,16 @@ async fn canary(lab: &Lab, database: &str) -> Canary {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pgleap_killed_at_every_fault_point_resumes_to_the_same_end_without_losing_a_write() {
     let directory = std::env::temp_dir().join(format!("pgl-{}-kills", std::process::id()));
-    let lab = Lab::start(LabSpec::new(15, 18, &directory)).await.unwrap();
+    let mut spec = LabSpec::new(15, 18, &directory);
+    spec.readers = true;
+    let lab = Lab::start(spec).await.unwrap();
     std::fs::write(lab.config_path(), lab.config_text()).unwrap();
     let mut canaries = Vec::new();
     for database in &lab.spec.databases {
         canaries.push((database.clone(), canary(&lab, database).await));
     }
     let application = Application::start(&lab.through_pooler("shop"), 1, 10);
+    let readers = Application::reading(&lab.reading_through_pooler("shop"), 2, 20);
 
     let mut story = Story { config: lab.config_path(), points: directory.join("points"), deaths: 0 };
     if std::env::var_os("PGLEAP_TEST_MATRIX").is_none() {
@@ -128,6 +131,9 @@ async fn pgleap_killed_at_every_fault_point_resumes_to_the_same_end_without_losi
     }
     for verb in ["run", "switchover", "rollback", "switchover", "finalize"] {
         story.act(verb).await;
+        if verb == "run" {
+            lab.start_target_standby().await.unwrap();
+        }
     }
     assert_eq!(story.after_death("finalize"), "", "finalized: {}", story.status());
 
@@ -137,6 +143,9 @@ async fn pgleap_killed_at_every_fault_point_resumes_to_the_same_end_without_losi
         "replicate.create_slots.after_started",
         "provision.base_backup.after_run",
         "provision.upgrade_copy.after_check",
+        "readers.admit.after_shut",
+        "readers.admit.after_undo",
+        "readers.move_pools.after_pause",
         "switchover.pause_pools.after_pause",
         "switchover.fence.after_block",
         "switchover.carry_over.after_arrival",
@@ -148,8 +157,10 @@ async fn pgleap_killed_at_every_fault_point_resumes_to_the_same_end_without_losi
     ] {
         assert!(seen.contains(expected), "nobody died at {expected}: {seen:#?}");
     }
-    let applied = application.stop().await;
-    assert_eq!(applied.failed, 0, "{:?}", applied.first_failure);
+    for clients in [application, readers] {
+        let applied = clients.stop().await;
+        assert_eq!(applied.failed, 0, "{:?}", applied.first_failure);
+    }
     for (database, canary) in canaries {
         let report = canary.stop().await;
         let audit = audit(&lab.directly(lab.target_port, &database), &report.ledger).await.unwrap();

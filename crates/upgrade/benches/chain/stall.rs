@@ -46,7 +46,8 @@ async fn measure(poolers: usize, clients: usize) -> Stalls {
     let ports = [bed.lab.source_port, bed.lab.target_port];
     for n in 0..SWITCHOVERS {
         let serving = Address { host: "127.0.0.1".into(), port: ports[n % 2] };
-        let entries = upgrade.world.route.leading_to(&serving, &[DATABASE.to_owned()]).await.unwrap();
+        let entries =
+            upgrade.world.route.leading_to(std::slice::from_ref(&serving), &[DATABASE.to_owned()]).await.unwrap();
         bed.settle(100).await;
         bed.mark(&format!("floor {n}"));
         upgrade.world.route.micro_pause(&entries, &serving, Duration::from_secs(2)).await.unwrap();

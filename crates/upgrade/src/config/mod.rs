@@ -3,6 +3,7 @@
 pub mod guard;
 pub mod planning;
 mod reader;
+pub mod readers;
 
 use std::{
     fmt,
@@ -12,10 +13,12 @@ use std::{
 
 pub use planning::Planning;
 use reader::Reader;
+pub use readers::{ReaderOrder, ReaderPool, Readers};
 
 use crate::{
     guard::tls::Identity,
     pg::secret::PasswordFrom,
+    pgbouncer::ini::Address,
     route::{Capabilities, Clients},
 };
 
@@ -30,6 +33,8 @@ pub struct Config {
     pub provider: SelfManaged,
     /// How clients are moved.
     pub route: Route,
+    /// Where clients that only read are led.
+    pub readers: Readers,
     /// Whom the fence lets pass.
     pub fence: Fence,
     /// What may be spent: time, disk, lag.
@@ -376,6 +381,15 @@ impl Config {
         }
         root.absorb(route);
 
+        let mut readers = root.optional_table("readers");
+        let writers = [(&source_part.host, source_part.port), (&target_part.host, target_part.port)];
+        let writers = writers.map(|(host, port)| Address { host: host.clone(), port });
+        let readers_part = Readers::read(&mut readers, &writers);
+        if !readers_part.pools.is_empty() && !matches!(kind, RouteKind::PgBouncer) {
+            readers.problem("pool", "needs a route of kind `pgbouncer`: no other can lead readers");
+        }
+        root.absorb(readers);
+
         let mut fence = root.optional_table("fence");
         let fence_part =
             Fence { tolerate: fence.texts("tolerate"), end_older: fence.optional_duration("end_older", "1ms", "1d") };
@@ -406,6 +420,7 @@ impl Config {
             target: target_part,
             provider: provider_part,
             route: Route { kind, poolers, identity, finish },
+            readers: readers_part,
             fence: fence_part,
             budgets: budgets_part,
             plan: plan_part,
@@ -579,6 +594,23 @@ mod tests {
         ] {
             assert!(problems.contains(expected), "missing: {expected}\nin:\n{problems}");
         }
+    }
+
+    #[test]
+    fn readers_are_read_and_each_server_must_have_a_name_of_its_own() {
+        let config = Config::parse(GOOD, Path::new("/")).unwrap();
+        assert!(config.readers.pools.is_empty());
+        let with = |more: &str| Config::parse(&format!("{GOOD}\n[readers]\n{more}"), Path::new("/"));
+        let pool = "[[readers.pool]]\nfrom = \"host=db2 port=5432\"\nto = \"host=db4 port=5432\"\n";
+        let config = with(&format!("order = \"together\"\nwindow = \"90s\"\n{pool}")).unwrap();
+        assert_eq!((config.readers.order, config.readers.window), (ReaderOrder::Together, Duration::from_secs(90)));
+        assert_eq!(config.readers.pools[0].to, Address { host: "db4".into(), port: 5432 });
+        let twice = with(&pool.repeat(2)).unwrap_err();
+        assert!(twice[0].contains("`readers.pool` names db2:5432 twice"), "{twice:?}");
+        let own = with(&pool.replace("db4 port=5432", "db1 port=5434")).unwrap_err();
+        assert!(own[0].contains("or a cluster's own address"), "{own:?}");
+        let stay = with(&format!("order = \"stay\"\n{pool}")).unwrap_err();
+        assert!(stay[0].contains("`readers.roles` is missing"), "{stay:?}");
     }
 
     #[test]

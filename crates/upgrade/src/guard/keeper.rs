@@ -100,7 +100,7 @@ impl Keeper {
             },
             Verb::Inspect { source } => return Answer::Inspected(self.pooler.inspect(&source).await),
             Verb::Status => return Answer::Status(self.status().await),
-            Verb::Rehearse { entries, from, to } => self.pooler.rehearse(&entries, &from, &to).await,
+            Verb::Rehearse { moves } => self.pooler.rehearse(&moves).await,
             Verb::WarmUp { entries } => self.pooler.warm_up(entries).await,
             Verb::Hold { turn, lease_ms, within_ms } => {
                 self.hold(turn, Duration::from_millis(lease_ms), Duration::from_millis(within_ms), until_ms).await
@@ -108,6 +108,10 @@ impl Keeper {
             Verb::Drained { entries, within_ms } => self.drained(&entries, Duration::from_millis(within_ms)).await,
             Verb::Decide { turn } => self.decide(turn).await,
             Verb::Resume { turn, entries } => self.resume(&turn, &entries).await,
+            Verb::Traffic => match self.pooler.traffic().await {
+                Ok(traffic) => return Answer::Traffic(traffic),
+                Err(error) => Err(error),
+            },
             Verb::Reload => self.pooler.reload().await,
         };
         done.map_or_else(Answer::Refused, |()| Answer::Done)
@@ -179,9 +183,9 @@ impl Keeper {
         };
         let note = Note { turn, until: wall, decided: true };
         self.notebook.write(&note)?;
-        let Turn { entries, old, new, .. } = note.turn.clone();
+        let moves = note.turn.moves.clone();
         *held = Some(Held { note, until });
-        self.pooler.repoint(&entries, &old, &new, Instant::now() + REPOINT_BUDGET).await
+        self.pooler.repoint(&moves, Instant::now() + REPOINT_BUDGET).await
     }
 
     async fn resume(&self, turn: &str, entries: &[Entry]) -> Result<(), StepError> {
@@ -223,11 +227,11 @@ impl Keeper {
     async fn end(&self, until: Instant) -> Result<(), StepError> {
         let mut held = self.held.lock().await;
         let Some(Held { note, .. }) = held.as_ref().filter(|held| held.until == until) else { return Ok(()) };
-        let Turn { id, entries, old, new } = &note.turn;
+        let Turn { id, moves } = &note.turn;
         if note.decided {
-            self.pooler.repoint(entries, old, new, Instant::now() + REPOINT_BUDGET).await?;
+            self.pooler.repoint(moves, Instant::now() + REPOINT_BUDGET).await?;
         }
-        self.pooler.resume(entries).await?;
+        self.pooler.resume(&note.turn.entries()).await?;
         let place = if note.decided { "new" } else { "old" };
         (self.tell)(&format!("{}: the lease of `{id}` is over: clients go on at the {place} address", self.name()));
         self.lapsed.fetch_add(1, Ordering::Relaxed);

@@ -7,7 +7,10 @@ use pgleap_saga::StepError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    pgbouncer::{admin::Entry, ini::Address, pooler::replace},
+    pgbouncer::{
+        admin::Entry,
+        pooler::{Move, replace},
+    },
     world::io_failure,
 };
 
@@ -16,12 +19,15 @@ use crate::{
 pub struct Turn {
     /// Upgrade and plan, such as `7f3a switchover-1`.
     pub id: String,
-    /// The entries that are paused.
-    pub entries: Vec<Entry>,
-    /// Where they led when they were paused.
-    pub old: Address,
-    /// Where they lead if that is decided.
-    pub new: Address,
+    /// The entries that are paused, where they led when they were, and where they lead if that is decided.
+    pub moves: Vec<Move>,
+}
+
+impl Turn {
+    /// Returns every entry that is paused.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.moves.iter().flat_map(|step| &step.entries).cloned().collect()
+    }
 }
 
 /// A pause that is held, as it is written down before PAUSE is sent and before a decision is acted on.

@@ -6,9 +6,10 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWr
 
 use super::note::Turn;
 use crate::pgbouncer::{
-    admin::Entry,
+    admin::{Entry, Traffic},
     ini::Address,
     inspect::{Inspection, Unseen},
+    pooler::Move,
 };
 
 /// A question to the guard of one pooler.
@@ -45,12 +46,8 @@ pub enum Verb {
     },
     /// Compute the configuration with these entries moved, and see that the file can be replaced.
     Rehearse {
-        /// The entries to be moved.
-        entries: Vec<Entry>,
-        /// From where.
-        from: Address,
-        /// To where.
-        to: Address,
+        /// The entries to be moved, from where to where.
+        moves: Vec<Move>,
     },
     /// Open what a pause of so many entries will use.
     WarmUp {
@@ -85,6 +82,8 @@ pub enum Verb {
         /// The entries.
         entries: Vec<Entry>,
     },
+    /// Say how much went through each entry.
+    Traffic,
     /// Read the configuration anew.
     Reload,
     /// Say what is held.
@@ -101,6 +100,8 @@ pub enum Answer {
     Entries(Vec<Entry>),
     /// What was seen, or why nothing was.
     Inspected(Result<Inspection, Unseen>),
+    /// What went through each entry.
+    Traffic(Vec<Traffic>),
     /// What is held.
     Status(Status),
     /// It was refused, or could not be done.

@@ -11,9 +11,10 @@ use crate::{
     pg::Secret,
     pgbouncer::{
         PgBouncer,
-        admin::Entry,
+        admin::{Entry, Traffic},
         ini::Address,
         inspect::{Inspection, Unseen, inspect},
+        pooler::Move,
     },
     route::command::Program,
 };
@@ -82,6 +83,17 @@ impl Kept {
         }
     }
 
+    /// Returns what went through each entry.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn traffic(&self) -> Result<Vec<Traffic>, StepError> {
+        match self {
+            Self::PgBouncer(pooler) => Ok(pooler.admin().await?.traffic().await?),
+            Self::Program(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Looks at everything that the checks ask about, and changes nothing.
     ///
     /// # Errors
@@ -95,14 +107,17 @@ impl Kept {
         }
     }
 
-    /// Sees that these entries can be led from one address to the other, and leads none.
+    /// Sees that these entries can be led elsewhere, and leads none.
     ///
     /// # Errors
     /// Blocked, saying why not.
-    pub async fn rehearse(&self, entries: &[Entry], from: &Address, to: &Address) -> Result<(), StepError> {
+    pub async fn rehearse(&self, moves: &[Move]) -> Result<(), StepError> {
         match self {
-            Self::PgBouncer(pooler) => pooler.rehearse(entries, from, to),
-            Self::Program(program) => program.check(to).await,
+            Self::PgBouncer(pooler) => pooler.rehearse(moves),
+            Self::Program(program) => match moves.iter().find(|step| !step.entries.is_empty()) {
+                Some(step) => program.check(&step.new).await,
+                None => Ok(()),
+            },
         }
     }
 
@@ -123,7 +138,7 @@ impl Kept {
     /// What it answered, or fatal, naming what is not paused in time.
     pub async fn pause(&self, turn: &Turn, lease: Duration, deadline: Instant) -> Result<(), StepError> {
         match self {
-            Self::PgBouncer(pooler) => pooler.pause(&turn.entries, deadline).await,
+            Self::PgBouncer(pooler) => pooler.pause(&turn.entries(), deadline).await,
             Self::Program(program) => program.pause(&turn.id, lease, deadline).await,
         }
     }
@@ -139,20 +154,17 @@ impl Kept {
         }
     }
 
-    /// Leads every entry from one address to the other, and returns when that is seen.
+    /// Leads every entry to its new address, and returns when that is seen.
     ///
     /// # Errors
     /// [`StepError`]; running this again finishes it.
-    pub async fn repoint(
-        &self,
-        entries: &[Entry],
-        from: &Address,
-        to: &Address,
-        deadline: Instant,
-    ) -> Result<(), StepError> {
+    pub async fn repoint(&self, moves: &[Move], deadline: Instant) -> Result<(), StepError> {
         match self {
-            Self::PgBouncer(pooler) => pooler.repoint(entries, from, to, deadline).await,
-            Self::Program(program) => program.repoint(to, deadline).await,
+            Self::PgBouncer(pooler) => pooler.repoint(moves, deadline).await,
+            Self::Program(program) => match moves.iter().find(|step| !step.entries.is_empty()) {
+                Some(step) => program.repoint(&step.new, deadline).await,
+                None => Ok(()),
+            },
         }
     }
 

@@ -94,8 +94,10 @@ impl Endpoint {
 
 /// A cluster and the connections kept to it.
 pub struct Cluster {
-    /// Source or target.
+    /// Source or target; of a standby, the one that it follows.
     pub side: Side,
+    /// How it is called: by its side, or by where it is.
+    pub called: String,
     /// Where it is.
     pub endpoint: Endpoint,
     /// `pgleap 7f3a`: how its sessions show in `pg_stat_activity`; the fence leaves them alone.
@@ -115,7 +117,15 @@ const LOOKING_OPTIONS: &str = "-c default_transaction_read_only=on -c lock_timeo
 impl Cluster {
     /// Describes a cluster; nothing is connected yet.
     pub fn new(side: Side, endpoint: Endpoint, application_name: impl Into<String>) -> Self {
-        Self { side, endpoint, application_name: application_name.into(), kept: Mutex::default() }
+        let called = side.to_string();
+        Self { side, called, endpoint, application_name: application_name.into(), kept: Mutex::default() }
+    }
+
+    /// Describes a standby of a cluster.
+    pub fn standby(of: &Self, host: String, port: u16) -> Self {
+        let called = format!("{}'s standby {host}:{port}", of.side);
+        let endpoint = Endpoint { host, port, ..of.endpoint.clone() };
+        Self { called, ..Self::new(of.side, endpoint, &of.application_name) }
     }
 
     /// Returns the kept connection to `database`, made anew if it is gone. Statements have [`STATEMENT_BUDGET`].
@@ -161,7 +171,7 @@ impl Cluster {
     ) -> Result<Session, PgError> {
         let options = format!("{SESSION_OPTIONS} {more} -c statement_timeout={}", of_server.as_millis());
         let config = self.endpoint.driver_config(database, &self.application_name, &options);
-        Session::open(&config, format!("{} database `{database}`", self.side), patience).await
+        Session::open(&config, format!("{} database `{database}`", self.called), patience).await
     }
 
     /// Closes every kept connection: before the server is stopped, or when its address now means another server.

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod cluster;
 pub mod decode;
+pub mod hba;
 pub mod ident;
 pub mod lsn;
 pub mod marker;

@@ -214,6 +214,29 @@ impl Admin {
             .collect())
     }
 
+    /// Returns what went through every entry.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub async fn traffic(&self) -> Result<Vec<Traffic>, AdminError> {
+        let number = |row: &Shown, key: &str| row.get(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0);
+        let (stats, pools) = (self.show("STATS").await?, self.show("POOLS").await?);
+        let one = |row: &Shown| {
+            let entry = row.get("database").cloned().unwrap_or_default();
+            let waits = pools.iter().filter(|pool| pool.get("database") == Some(&entry));
+            Traffic {
+                transactions: number(row, "total_xact_count"),
+                transactions_us: number(row, "total_xact_time"),
+                longest_wait_us: waits
+                    .map(|pool| number(pool, "maxwait") * 1_000_000 + number(pool, "maxwait_us"))
+                    .max()
+                    .unwrap_or(0),
+                entry,
+            }
+        };
+        Ok(stats.iter().map(one).collect())
+    }
+
     /// Returns how many server connections PgBouncer has for the entry `name`: those that log in, and all, in whatever state.
     ///
     /// # Errors
@@ -227,6 +250,19 @@ impl Admin {
         };
         Ok(Servers { logging_in: sum(|key| key == "sv_login"), all: sum(|key| key.starts_with("sv_")) })
     }
+}
+
+/// What went through an entry since its PgBouncer began, and who waits for it now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// The name that clients use.
+    pub entry: String,
+    /// Transactions.
+    pub transactions: u64,
+    /// How long they took together, in microseconds.
+    pub transactions_us: u64,
+    /// How long the client that waits longest for a server connection has waited, in microseconds.
+    pub longest_wait_us: u64,
 }
 
 /// How many server connections an entry has.

@@ -9,6 +9,12 @@ pub struct Address {
     pub port: u16,
 }
 
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 /// A configuration text with entries moved.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rewritten {

@@ -8,6 +8,7 @@ use std::{
 
 use futures::future::{join_all, try_join_all};
 use pgleap_saga::StepError;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
@@ -21,6 +22,27 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const COMMAND_BUDGET: Duration = Duration::from_secs(5);
 /// How long server connections that log in are waited for before a pause.
 const LOGIN_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Entries of a pooler, and from where to where they are led.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// Where they lead.
+    pub old: Address,
+    /// Where they shall lead.
+    pub new: Address,
+}
+
+/// Returns a configuration with every entry moved, and the names of those that were.
+fn moved(text: &str, moves: &[Move]) -> ini::Rewritten {
+    let begin = ini::Rewritten { text: text.to_owned(), moved: Vec::new() };
+    moves.iter().fold(begin, |mut done, step| {
+        let next = ini::repoint(&done.text, &step.old, &step.new, |name| has(&step.entries, name));
+        done.moved.extend(next.moved);
+        ini::Rewritten { text: next.text, ..done }
+    })
+}
 
 /// One PgBouncer process.
 pub struct PgBouncer {
@@ -182,11 +204,12 @@ impl PgBouncer {
     ///
     /// # Errors
     /// Blocked, if the file cannot be read or replaced, or an entry is not in it (but in an `%include`).
-    pub fn rehearse(&self, entries: &[Entry], from: &Address, to: &Address) -> Result<(), StepError> {
+    pub fn rehearse(&self, moves: &[Move]) -> Result<(), StepError> {
         let path = &self.pooler.ini;
         let text = read(path)?;
-        let rewritten = ini::repoint(&text, from, to, |name| has(entries, name));
-        let missing: Vec<_> = entries.iter().map(|e| &e.name).filter(|name| !rewritten.moved.contains(name)).collect();
+        let rewritten = moved(&text, moves);
+        let names = moves.iter().flat_map(|step| &step.entries).map(|entry| &entry.name);
+        let missing: Vec<_> = names.filter(|name| !rewritten.moved.contains(name)).collect();
         if !missing.is_empty() {
             return Err(StepError::blocked(
                 format!("entries {missing:?} of PgBouncer {} are not in `{}`", self.pooler, path.display()),
@@ -196,19 +219,13 @@ impl PgBouncer {
         replace(path, &text)
     }
 
-    /// Moves every entry from one address to the other: file replaced, RELOAD, and a look at what it made of it.
+    /// Moves every entry from its old address to the new one: file replaced, RELOAD, and a look at what it made of it.
     ///
     /// # Errors
     /// [`StepError`]; the file may already be replaced, and running this again finishes it.
-    pub async fn repoint(
-        &self,
-        entries: &[Entry],
-        from: &Address,
-        to: &Address,
-        deadline: Instant,
-    ) -> Result<(), StepError> {
+    pub async fn repoint(&self, moves: &[Move], deadline: Instant) -> Result<(), StepError> {
         let path = &self.pooler.ini;
-        let rewritten = ini::repoint(&read(path)?, from, to, |name| has(entries, name));
+        let rewritten = moved(&read(path)?, moves);
         if !rewritten.moved.is_empty() {
             replace(path, &rewritten.text)?;
         }
@@ -216,10 +233,10 @@ impl PgBouncer {
         // 1.24 answers success on a file that it could not read
         loop {
             let now = admin.entries().await?;
-            let stays: Vec<_> = entries
-                .iter()
-                .filter(|wanted| !now.iter().any(|e| e.name == wanted.name && e.leads_to(to)))
-                .map(|entry| entry.name.clone())
+            let wanted = moves.iter().flat_map(|step| step.entries.iter().map(|entry| (&entry.name, &step.new)));
+            let stays: Vec<_> = wanted
+                .filter(|(name, new)| !now.iter().any(|entry| entry.name == **name && entry.leads_to(new)))
+                .map(|(name, _)| name.clone())
                 .collect();
             if stays.is_empty() {
                 return Ok(());

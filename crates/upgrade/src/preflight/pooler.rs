@@ -105,9 +105,15 @@ impl<'a> Console<'a> {
 
     /// Returns the entries that lead to the source, to one of `databases` where these are known.
     pub fn entries_to_source(&self, world: &World, databases: Option<&[String]>) -> Vec<&Entry> {
-        let source = source_address(world);
-        let fits =
-            |entry: &&Entry| entry.leads_to(&source) && databases.is_none_or(|names| names.contains(&entry.database));
+        self.entries_to(&[source_address(world)], databases)
+    }
+
+    /// Returns the entries that lead to any of `addresses`, to one of `databases` where these are known.
+    pub fn entries_to(&self, addresses: &[Address], databases: Option<&[String]>) -> Vec<&Entry> {
+        let fits = |entry: &&Entry| {
+            addresses.iter().any(|address| entry.leads_to(address))
+                && databases.is_none_or(|names| names.contains(&entry.database))
+        };
         self.seen.entries.iter().filter(fits).collect()
     }
 }

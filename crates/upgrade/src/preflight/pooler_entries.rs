@@ -10,7 +10,9 @@ use super::{
     source::Source,
 };
 use crate::{
+    pg::Side,
     pgbouncer::admin::{Entry, quote},
+    readers::addresses_of,
     world::World,
 };
 
@@ -31,7 +33,7 @@ pub(super) const ABOUT: About = About {
 pub(super) async fn check(world: &World, source: Option<&Source>, console: &Console<'_>) -> Answer {
     let pooler = console.pooler();
     let names = source.map(Source::names);
-    let leading = console.entries_to_source(world, names.as_deref());
+    let leading = console.entries_to(&addresses_of(world, Side::Source), names.as_deref());
     let mut findings = Vec::new();
     if leading.is_empty() {
         let to = source_address(world);

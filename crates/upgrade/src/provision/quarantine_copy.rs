@@ -61,7 +61,7 @@ impl Step<World> for QuarantineCopy {
 
     async fn run(&self, cx: &Cx<'_>) -> Result<Quarantined, StepError> {
         let (copy, session, names) = Self::entrance(cx).await?;
-        let access = access::read(&session, &names).await?;
+        let access = access::read(&session, &names, &[]).await?;
         session.batch(&access::block(&access)).await?;
         let mut subscriptions = Vec::new();
         for name in &names {

@@ -30,9 +30,10 @@ use crate::{
         ward::Kept,
     },
     pgbouncer::{
-        admin::Entry,
+        admin::{Entry, Traffic},
         ini::Address,
         inspect::{Inspection, Unseen},
+        pooler::Move,
     },
 };
 
@@ -60,15 +61,39 @@ pub struct Entries {
     pub entries: Vec<Entry>,
 }
 
+impl Entries {
+    /// Returns those that lead to `address`.
+    #[must_use]
+    pub fn leading_to(&self, address: &Address) -> Self {
+        let entries = self.entries.iter().filter(|entry| entry.leads_to(address)).cloned().collect();
+        Self { member: self.member, entries }
+    }
+}
+
+/// From where to where clients are led. No address is in two ways of an upgrade, so an entry tells by itself on which it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// Where entries lead.
+    pub old: Address,
+    /// Where they shall lead.
+    pub new: Address,
+}
+
+impl Way {
+    fn of(&self, entries: &[Entry]) -> Move {
+        let on_it = |entry: &&Entry| entry.leads_to(&self.old) || entry.leads_to(&self.new);
+        let entries = entries.iter().filter(on_it).cloned().collect();
+        Move { entries, old: self.old.clone(), new: self.new.clone() }
+    }
+}
+
 /// A pause that is to be held.
 #[derive(Debug, Clone)]
 pub struct Pause {
     /// Upgrade and plan.
     pub id: String,
-    /// Where the entries lead.
-    pub old: Address,
-    /// Where they lead if that is decided.
-    pub new: Address,
+    /// From where to where they are led, if that is decided.
+    pub ways: Vec<Way>,
     /// When all must be seen to be paused.
     pub deadline: Instant,
     /// After this every guard lets its clients go on by itself.
@@ -77,7 +102,7 @@ pub struct Pause {
 
 impl Pause {
     fn turn(&self, entries: &Entries) -> Turn {
-        Turn { id: self.id.clone(), entries: entries.entries.clone(), old: self.old.clone(), new: self.new.clone() }
+        Turn { id: self.id.clone(), moves: self.ways.iter().map(|way| way.of(&entries.entries)).collect() }
     }
 }
 
@@ -194,31 +219,41 @@ impl Route {
         &self.members
     }
 
-    /// Returns, for each pooler, the entries that lead to one of `databases` at `address`.
+    /// Returns, for each pooler, the entries that lead to one of `databases` at any of `addresses`.
     ///
     /// # Errors
     /// Of the first guard that fails.
-    pub async fn leading_to(&self, address: &Address, databases: &[String]) -> Result<Vec<Entries>, StepError> {
-        let of_member = async |(member, m): (usize, &Member)| {
-            let mut entries = m.entries().await?;
-            entries.retain(|e| e.leads_to(address) && e.is_of(databases));
-            Ok(Entries { member, entries })
-        };
-        try_join_all(self.members.iter().enumerate().map(of_member)).await
+    pub async fn leading_to(&self, addresses: &[Address], databases: &[String]) -> Result<Vec<Entries>, StepError> {
+        let (entries, mut lost) = self.reachable_leading_to(addresses, databases).await;
+        if lost.is_empty() { Ok(entries) } else { Err(lost.remove(0).error) }
     }
 
-    /// Like [`Self::leading_to`], at any of `addresses`, of those poolers that answer; and the poolers that do not.
-    pub async fn reachable_leading_to(
-        &self,
-        addresses: &[&Address],
-        databases: &[String],
-    ) -> (Vec<Entries>, Vec<Lost>) {
+    /// Like [`Self::leading_to`], of those poolers that answer; and the poolers that do not.
+    pub async fn reachable_leading_to(&self, addresses: &[Address], databases: &[String]) -> (Vec<Entries>, Vec<Lost>) {
         let of_member = async |(member, m): (usize, &Member)| {
             let mut entries = m.entries().await.map_err(|error| m.lost(error))?;
             entries.retain(|e| addresses.iter().any(|to| e.leads_to(to)) && e.is_of(databases));
             Ok(Entries { member, entries })
         };
         split(join_all(self.members.iter().enumerate().map(of_member)).await)
+    }
+
+    /// Returns what went through the entries of each pooler.
+    ///
+    /// # Errors
+    /// Of the first guard that fails.
+    pub async fn traffic(&self, all: &[Entries]) -> Result<Vec<Traffic>, StepError> {
+        let one = async |entries: &Entries| {
+            let member = &self.members[entries.member];
+            let mut traffic = match member.guard.ask(Verb::Traffic, AT_ONCE).await? {
+                Answer::Traffic(traffic) => traffic,
+                other => return Err(member.odd(&other)),
+            };
+            traffic.retain(|of| entries.entries.iter().any(|entry| entry.name == of.entry));
+            Ok(traffic)
+        };
+        let all = all.iter().filter(|entries| !entries.entries.is_empty());
+        Ok(try_join_all(all.map(one)).await?.concat())
     }
 
     /// Opens what [`Self::begin_pause`] will use, so that no login happens in the write pause.
@@ -233,10 +268,9 @@ impl Route {
     ///
     /// # Errors
     /// Blocked, if a file cannot be read or replaced, or an entry is not in the file (but in an `%include`).
-    pub async fn rehearse(&self, all: &[Entries], from: &Address, to: &Address) -> Result<(), StepError> {
-        let verb =
-            |entries: &Entries| Verb::Rehearse { entries: entries.entries.clone(), from: from.clone(), to: to.clone() };
-        self.each(all, |entries| (verb(entries), AT_ONCE)).await
+    pub async fn rehearse(&self, all: &[Entries], ways: &[Way]) -> Result<(), StepError> {
+        let moves = |entries: &Entries| ways.iter().map(|way| way.of(&entries.entries)).collect();
+        self.each(all, |entries| (Verb::Rehearse { moves: moves(entries) }, AT_ONCE)).await
     }
 
     /// Lets every guard pause every entry, and returns when each is seen to be paused: transactions under way go on to
@@ -331,14 +365,14 @@ impl Route {
         self.each(all, |entries| (verb(entries), AT_ONCE)).await
     }
 
-    /// Lets every paused entry that leads to one of `databases` at `address` go on, at every pooler that answers, each on its
+    /// Lets every paused entry that leads to one of `databases` at any of `addresses` go on, at every pooler that answers, each on its
     /// own: one that does not answer must not keep the others' clients waiting. Its guard ends its pause when the lease is
     /// over. Returns how many entries were paused, and the poolers that did not answer.
-    pub async fn let_go(&self, turn: &str, address: &Address, databases: &[String]) -> (usize, Vec<Lost>) {
+    pub async fn let_go(&self, turn: &str, addresses: &[Address], databases: &[String]) -> (usize, Vec<Lost>) {
         let one = async |member: &Member| {
             let let_go = async {
                 let mut entries = member.entries().await?;
-                entries.retain(|e| e.leads_to(address) && e.is_of(databases));
+                entries.retain(|e| addresses.iter().any(|to| e.leads_to(to)) && e.is_of(databases));
                 if entries.is_empty() {
                     // what it holds leads elsewhere, and is not ours to end
                     return Ok(0);
@@ -367,8 +401,7 @@ impl Route {
         let started = Instant::now();
         let pause = Pause {
             id: format!("rehearsal {}", jiff::Timestamp::now()),
-            old: address.clone(),
-            new: address.clone(),
+            ways: vec![Way { old: address.clone(), new: address.clone() }],
             deadline: started + budget,
             lease: budget,
         };

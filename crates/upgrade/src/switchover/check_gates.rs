@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
-use super::{
-    fence::SUPERUSER_HINT,
-    hot::{databases, entries_leading_to},
-};
+use super::{fence::SUPERUSER_HINT, hot::databases};
 use crate::{
     pg::{Side, access},
+    readers::{addresses_of, readers_ways, standbys},
     replicate::{catch_up::round_trip, health},
     world::{Cx, World},
 };
@@ -81,7 +79,8 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     for row in session.query(OPEN_TOO_LONG, &[&names, &world.source.application_name, &pause_s, &bearable_s]).await? {
         reasons.push(format!("{}: the pause would wait for it", row.get::<_, String>(0)));
     }
-    for client in access::foreign(&session, &names, &world.source.application_name).await? {
+    for client in access::foreign(&session, &names, &world.source.application_name, &world.config.readers.roles).await?
+    {
         if client.passes_fence(&world.config.fence.tolerate) {
             reasons.push(format!("{client} passes every fence: {SUPERUSER_HINT}"));
         }
@@ -95,7 +94,21 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
         let role: String = row.get(0);
         reasons.push(format!("role `{role}` may connect on the {from} and does not exist on the {}", from.other()));
     }
-    let poolers = entries_leading_to(world, from, &names).await?;
+    if !readers_ways(world, from).is_empty() {
+        reasons.extend(standbys::reasons(world, from, from.other(), &all).await?);
+    }
+    for role in &world.config.readers.roles {
+        for database in &all {
+            let session = world.cluster(from).db(&database.name).await?;
+            for way in access::ways_to_write(&session, role).await? {
+                reasons.push(format!("role `{role}` of `readers.roles` is no reader in `{}`: {way}", database.name));
+            }
+        }
+    }
+    let mut here = addresses_of(world, from);
+    // readers may have gone ahead
+    here.extend(readers_ways(world, from).into_iter().map(|way| way.new));
+    let poolers = world.route.leading_to(&here, &names).await?;
     for (entries, member) in poolers.iter().zip(world.route.members()) {
         if entries.entries.is_empty() {
             reasons.push(format!("{} leads nothing to the {from}", member.ward));

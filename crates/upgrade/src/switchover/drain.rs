@@ -126,7 +126,7 @@ pub async fn drain(cx: &Cx<'_>, hot: &Hot, from: Side, deadline: Instant) -> Res
     // one after the other on one session: who is seen here was there when the ids were looked at, or came later
     let (_, names) = databases(cx)?;
     let own = &cx.world.source.application_name;
-    let sessions = async { Ok(access::foreign(&hot.from, &names, own).await?) };
+    let sessions = async { Ok(access::foreign(&hot.from, &names, own, &cx.world.config.readers.roles).await?) };
     let (after, left) = try_join(snapshot(&hot.from), sessions).await?;
     refuse_superusers(cx.world, from, &left)?;
     // who is there may write in the next moment, also if it has not yet

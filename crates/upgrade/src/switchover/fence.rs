@@ -17,6 +17,7 @@ use crate::{
         Session, Side,
         access::{self, Foreign},
     },
+    readers::address,
     world::{Cx, World},
 };
 
@@ -101,18 +102,21 @@ impl Step<World> for Fence {
             (hot.from.clone(), hot.entries.clone())
         };
         let own = &world.source.application_name;
+        // who only reads is not waited for: it may end its transaction where it is
+        let serving = address(world.cluster(self.from));
+        let writers: Vec<_> = entries.iter().map(|entries| entries.leading_to(&serving)).collect();
         let deadline = patience(cx);
         // a paused pool opens no connection, so nobody is refused who should only wait; what is under way still ends well
         // one transaction, as one message: on an error nothing of it is left open in this session
         let sql = format!("SET LOCAL lock_timeout = '{LOCK_MS}ms'; {}", access::block(&saved));
         let block = async { Ok(session.batch(&sql).await?) };
         tokio::select! {
-            done = try_join(block, world.route.drained(&entries, deadline)) => done.map(drop)?,
+            done = try_join(block, world.route.drained(&writers, deadline)) => done.map(drop)?,
             failed = end_older(cx, &session, &names) => failed?,
         }
         fault_point!("switchover.fence.after_block");
         loop {
-            let ended = access::end_foreign(&session, &names, own).await?;
+            let ended = access::end_foreign(&session, &names, own, &world.config.readers.roles).await?;
             refuse_superusers(world, self.from, &ended)?;
             // a superuser that is tolerated may be back at once; the audit looks whether it wrote
             if ended.iter().all(|session| session.superuser) {

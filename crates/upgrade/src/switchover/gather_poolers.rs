@@ -2,9 +2,11 @@
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
-use super::hot::{address, databases, pause};
+use super::hot::{databases, pause};
 use crate::{
     pg::Side,
+    readers::{addresses_of, all_ways},
+    route::Pause,
     world::{Cx, World},
 };
 
@@ -32,11 +34,13 @@ impl Step<World> for GatherPoolers {
     async fn run(&self, cx: &Cx<'_>) -> Result<usize, StepError> {
         let world = cx.world;
         let (_, names) = databases(cx)?;
-        let from = address(world.cluster(self.from));
-        let (behind, unseen) = world.route.reachable_leading_to(&[&from], &names).await;
+        let ways = all_ways(world, self.from);
+        let behind = addresses_of(world, self.from);
+        let (behind, unseen) = world.route.reachable_leading_to(&behind, &names).await;
         let late = behind.iter().filter(|entries| !entries.entries.is_empty()).count();
         // the side is open: nothing is to be waited for
-        let mut lost = world.route.move_clients(&behind, &pause(cx, self.from), async { Ok(()) }).await?;
+        let pause = Pause { ways, ..pause(cx, self.from) };
+        let mut lost = world.route.move_clients(&behind, &pause, async { Ok(()) }).await?;
         lost.extend(unseen);
         if lost.is_empty() {
             return Ok(late);

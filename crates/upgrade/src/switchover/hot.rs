@@ -12,9 +12,9 @@ use super::{
     sequences::{self, Sequences},
 };
 use crate::{
-    pg::{Cluster, Session, Side, access, marker},
-    pgbouncer::ini::Address,
+    pg::{Session, Side, access, marker},
     provision::PrepareDatabases,
+    readers::{addresses_of, ways_in_pause},
     route::{Entries, Pause},
     verify::converge::reading_session,
     world::{Cx, Database, World},
@@ -38,7 +38,7 @@ pub struct HotDatabase {
 
 /// Everything that the write pause uses.
 pub struct Hot {
-    /// The poolers' entries that lead to the side that serves.
+    /// The poolers' entries whose clients are moved in the pause.
     pub entries: Vec<Entries>,
     /// The databases.
     pub databases: Vec<HotDatabase>,
@@ -52,11 +52,6 @@ pub struct Hot {
     pub paused_at: Option<Instant>,
     /// The proof's snapshots were taken.
     pub snapshots: bool,
-}
-
-/// Returns where a cluster is, as poolers name it.
-pub fn address(cluster: &Cluster) -> Address {
-    Address { host: cluster.endpoint.host.clone(), port: cluster.endpoint.port }
 }
 
 /// Returns the databases of the upgrade and their names.
@@ -78,7 +73,8 @@ impl Hot {
         let world = cx.world;
         let (databases, names) = databases(cx)?;
         let (source, target) = (world.cluster(from), world.cluster(from.other()));
-        let entries = world.route.leading_to(&address(source), &names).await?;
+        let addresses: Vec<_> = ways_in_pause(world, from).into_iter().map(|way| way.old).collect();
+        let entries = world.route.leading_to(&addresses, &names).await?;
         world.route.warm_up(&entries).await?;
         let one = async |database: Database| -> Result<HotDatabase, StepError> {
             let (f, t) = (source.db(&database.name).await?, target.db(&database.name).await?);
@@ -145,8 +141,7 @@ pub fn pause(cx: &Cx<'_>, from: Side) -> Pause {
     let world = cx.world;
     Pause {
         id: format!("{} {}", world.id, cx.plan_id()),
-        old: address(world.cluster(from)),
-        new: address(world.cluster(from.other())),
+        ways: ways_in_pause(world, from),
         deadline: patience(cx),
         lease: world.config.budgets.write_pause + GRACE,
     }
@@ -157,10 +152,10 @@ pub fn cold() -> StepError {
     StepError::fatal("nothing is ready for the write pause", "`pgleap switchover` prepares it anew")
 }
 
-/// Returns the entries of the poolers that lead to `side`, paused or not.
+/// Returns the entries of the poolers that lead to `side` or its standbys, paused or not.
 ///
 /// # Errors
 /// If a pooler cannot be asked.
 pub async fn entries_leading_to(world: &World, side: Side, names: &[String]) -> Result<Vec<Entries>, StepError> {
-    world.route.leading_to(&address(world.cluster(side)), names).await
+    world.route.leading_to(&addresses_of(world, side), names).await
 }

@@ -11,8 +11,8 @@ use futures::future::join;
 use pgleap_saga::StepError;
 use tokio::time::{Instant, timeout_at};
 
-use super::hot::{address, databases, pause};
-use crate::{pg::Side, world::Cx};
+use super::hot::{databases, pause};
+use crate::{pg::Side, readers::addresses_of, world::Cx};
 
 /// What takes longer than this has no answer: a server that is well needs a few milliseconds.
 const NO_ANSWER: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ pub async fn or_let_go<T>(
 /// would pass its fence.
 async fn let_go(cx: &Cx<'_>, side: Side) {
     let Ok((_, names)) = databases(cx) else { return };
-    let (paused, lost) = cx.world.route.let_go(&pause(cx, side).id, &address(cx.world.cluster(side)), &names).await;
+    let (paused, lost) = cx.world.route.let_go(&pause(cx, side).id, &addresses_of(cx.world, side), &names).await;
     if paused > 0 {
         cx.warn(format!(
             "the write budget is over and the {side} does not let clients in: they are refused from now on, instead of \

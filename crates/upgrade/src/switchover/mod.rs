@@ -29,22 +29,27 @@ use pgleap_saga::Plan;
 
 pub use hot::Hot;
 
-use crate::{config::Budgets, pg::Side, world::World};
+use crate::{config::Config, pg::Side, readers, world::World};
 
 /// The name of the section in which clients wait.
 pub const WRITE_PAUSE: &str = "write pause";
 
 /// Returns the plan that moves writes away from `from`.
-pub fn plan(id: String, from: Side, budgets: &Budgets) -> Plan<World> {
-    Plan::new(id, "switchover", serde_json::json!({ "from": from }))
+pub fn plan(id: String, from: Side, config: &Config) -> Plan<World> {
+    let plan = Plan::new(id, "switchover", serde_json::json!({ "from": from }))
         .then(check_gates::CheckGates { from })
         .then(save_access::SaveAccess { from })
-        .then(rehearse_repoint::RehearseRepoint { from })
-        .then(create_reverse::CreateReverseSlots { from })
+        .then(rehearse_repoint::RehearseRepoint { from });
+    let plan = if readers::go_first(config, from) {
+        plan.then(readers::Admit).then(readers::MovePools).then(readers::WatchWindow { window: config.readers.window })
+    } else {
+        plan
+    };
+    plan.then(create_reverse::CreateReverseSlots { from })
         .then(create_reverse::CreateReverseSubscriptions { from })
         .then(create_audit_slots::CreateAuditSlots { from })
         .then(warm_up::WarmUp { from })
-        .section(WRITE_PAUSE, budgets.write_pause, |pause| {
+        .section(WRITE_PAUSE, config.budgets.write_pause, |pause| {
             pause
                 .then(pause_pools::PausePools { from })
                 .then(fence::Fence { from })

@@ -10,7 +10,8 @@ use super::{
     save_access::SaveAccess,
 };
 use crate::{
-    pg::{Side, access},
+    pg::{Side, access, hba},
+    readers,
     world::{Cx, World},
 };
 
@@ -70,14 +71,20 @@ impl Step<World> for MoveClients {
         let (entries, paused_at) = match prepared {
             Some(prepared) => prepared,
             None => {
+                let both: Vec<_> = pause.ways.iter().flat_map(|way| [way.old.clone(), way.new.clone()]).collect();
                 // after a restart: entries may lead to either side already; who does not answer is gathered later
-                (world.route.reachable_leading_to(&[&pause.old, &pause.new], &names).await.0, None)
+                (world.route.reachable_leading_to(&both, &names).await.0, None)
             }
         };
+        let admitted = cx.try_output::<readers::Admit>()?.is_some();
         let open = async {
             // kept since the warm-up, and opened anew if it was lost
             let session = world.cluster(to).db(&world.config.source.database).await?;
-            Ok(session.batch(&access::restore(&saved)).await?)
+            session.batch(&access::restore(&saved)).await?;
+            if admitted {
+                hba::reopen(world.cluster(to), &world.config.source.database).await?;
+            }
+            Ok(())
         };
         for lost in or_let_go(cx, to, world.route.move_clients(&entries, &pause, open)).await? {
             cx.warn(format!("{lost}: it is led to the {to} as soon as it is back"));

@@ -3,9 +3,10 @@
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use tokio::time::Instant;
 
-use super::hot::{address, cold, databases, pause};
+use super::hot::{cold, databases, pause};
 use crate::{
     pg::Side,
+    readers::addresses_of,
     world::{Cx, World},
 };
 
@@ -44,7 +45,7 @@ impl Step<World> for PausePools {
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let names = databases(cx)?.1;
         let (_, lost) =
-            cx.world.route.let_go(&pause(cx, self.from).id, &address(cx.world.cluster(self.from)), &names).await;
+            cx.world.route.let_go(&pause(cx, self.from).id, &addresses_of(cx.world, self.from), &names).await;
         for lost in lost {
             // one that is down pauses nobody when it is back; another one's pause ends with its lease
             cx.warn(format!("{lost}: its guard ends the pause when the lease is over"));

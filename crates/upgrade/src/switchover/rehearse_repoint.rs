@@ -2,9 +2,10 @@
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
-use super::hot::{address, databases, entries_leading_to};
+use super::hot::{databases, entries_leading_to};
 use crate::{
     pg::Side,
+    readers::all_ways,
     world::{Cx, World},
 };
 
@@ -32,8 +33,7 @@ impl Step<World> for RehearseRepoint {
         let world = cx.world;
         let (_, names) = databases(cx)?;
         let entries = entries_leading_to(world, self.from, &names).await?;
-        let (from, to) = (address(world.cluster(self.from)), address(world.cluster(self.from.other())));
-        world.route.rehearse(&entries, &from, &to).await
+        world.route.rehearse(&entries, &all_ways(world, self.from)).await
     }
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {

@@ -32,7 +32,7 @@ impl Step<World> for SaveAccess {
     async fn run(&self, cx: &Cx<'_>) -> Result<Vec<Access>, StepError> {
         let (_, names) = databases(cx)?;
         let session = cx.world.cluster(self.from).db(&cx.world.config.source.database).await?;
-        let access = access::read(&session, &names).await?;
+        let access = access::read(&session, &names, &cx.world.config.readers.roles).await?;
         if access::is_blocked(&access) {
             return Err(StepError::fatal(
                 format!("nobody may connect to the {}: it does not serve", self.from),

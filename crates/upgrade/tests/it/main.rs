@@ -12,6 +12,7 @@ mod lost_journal;
 mod matrix;
 mod preflight;
 mod preflight_footprint;
+mod readers;
 mod refuse;
 mod rig;
 mod sequences;

@@ -1,0 +1,107 @@
+//! Looks at standbys that clients read from.
+
+use std::time::Duration;
+
+use futures::future::{join_all, try_join_all};
+use pgleap_saga::StepError;
+use tokio::time::Instant;
+
+use super::Reader;
+use crate::{
+    pg::{Cluster, Side, marker},
+    world::{Database, World},
+};
+
+const WHO: &str = "
+    SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_catalog.pg_control_system())";
+const SYSTEM: &str = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
+const COUNTS: &str = "
+    SELECT coalesce(sum(xact_commit), 0)::bigint, coalesce(sum(xact_rollback), 0)::bigint
+      FROM pg_catalog.pg_stat_database WHERE datname = ANY($1::text[])";
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Returns why clients cannot be led to the standbys of `side`, a line each; none if they can. Rows are written on `from`.
+///
+/// # Errors
+/// If a cluster itself cannot be asked.
+pub async fn reasons(world: &World, from: Side, side: Side, databases: &[Database]) -> Result<Vec<String>, StepError> {
+    let maintenance = &world.config.source.database;
+    let system: String = world.cluster(side).db(maintenance).await?.query_one(SYSTEM, &[]).await?.get(0);
+    let one = async |reader: &Reader| -> Option<String> {
+        let standby = reader.of(side);
+        let who = async { standby.db(maintenance).await?.query_one(WHO, &[]).await };
+        match who.await {
+            Err(error) => Some(format!(
+                "the {} cannot be asked: {}",
+                standby.called,
+                error.reason().unwrap_or_else(|| error.to_string())
+            )),
+            Ok(row) if !row.get::<_, bool>(0) => Some(format!("the {} is no standby: it takes writes", standby.called)),
+            Ok(row) if row.get::<_, String>(1) != system => {
+                Some(format!("the {} follows another cluster", standby.called))
+            }
+            Ok(_) => None,
+        }
+    };
+    let mut reasons: Vec<_> = join_all(world.readers.iter().map(one)).await.into_iter().flatten().collect();
+    if reasons.is_empty() {
+        reasons.extend(staleness(world, from, side, databases).await?.err());
+    }
+    Ok(reasons)
+}
+
+/// Writes a row on `from`, and returns how long it takes until every standby of `side` shows it; or which does not within the
+/// bound of the configuration.
+///
+/// # Errors
+/// If `from` cannot be asked.
+pub async fn staleness(
+    world: &World,
+    from: Side,
+    side: Side,
+    databases: &[Database],
+) -> Result<Result<Duration, String>, StepError> {
+    let started = Instant::now();
+    let bound = world.config.readers.max_staleness;
+    let write = async |database: &Database| -> Result<(String, i64), StepError> {
+        let session = world.cluster(from).db(&database.name).await?;
+        Ok((database.name.clone(), marker::write(&session, from).await?.n))
+    };
+    let written = try_join_all(databases.iter().map(write)).await?;
+    let wait = async |standby: &Cluster| -> Result<(), String> {
+        for (database, n) in &written {
+            let shown = async {
+                let session = standby.db(database).await?;
+                marker::wait(&session, from, *n, LOOK_EVERY, started + bound).await
+            };
+            match shown.await {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(format!(
+                        "a row written on the {from} has not reached the {} within {} s (`readers.max_staleness`)",
+                        standby.called,
+                        bound.as_secs_f64()
+                    ));
+                }
+                Err(error) => return Err(format!("the {} does not answer: {error}", standby.called)),
+            }
+        }
+        Ok(())
+    };
+    let shown = try_join_all(world.readers.iter().map(|reader| wait(reader.of(side)))).await;
+    Ok(shown.map(|_| started.elapsed()))
+}
+
+/// Returns how many transactions were committed and rolled back on the standbys of `side` since they began to count.
+///
+/// # Errors
+/// If one cannot be asked.
+pub async fn counts(world: &World, side: Side, names: &[String]) -> Result<(i64, i64), StepError> {
+    let one = async |reader: &Reader| -> Result<(i64, i64), StepError> {
+        let session = reader.of(side).db(&world.config.source.database).await?;
+        let row = session.query_one(COUNTS, &[&names]).await?;
+        Ok((row.get(0), row.get(1)))
+    };
+    let each = try_join_all(world.readers.iter().map(one)).await?;
+    Ok(each.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1)))
+}

@@ -1,0 +1,119 @@
+//! Clients that only read: before the writers, with them, and back again.
+
+use pgleap_lab::{Application, LabSpec};
+use pgleap_local::StopMode;
+use pgleap_saga::EventSink;
+use pgleap_upgrade::{Chain, pgbouncer::admin::Entry, readers::WatchWindow};
+
+use crate::{
+    bed::{LONG, ask, assert_unwound, began, connect, event, until},
+    rig::{Load, Rig, assert_done, directory},
+};
+
+const LOAD: Load = Load { clients: 2, rate: 40.0, application: 1 };
+
+async fn rig_with(name: &str, change: impl FnOnce(String) -> String) -> Rig {
+    let mut spec = LabSpec::new(15, 18, directory(name));
+    spec.databases = vec!["shop".into()];
+    spec.source_settings = vec![("fsync".into(), "off".into())];
+    spec.readers = true;
+    let lab = pgleap_lab::Lab::start(spec).await.unwrap();
+    let config = change(lab.config_text());
+    Rig::over(lab, &config, LOAD).await
+}
+
+/// Returns to which port the entry of those who read leads.
+async fn readers_lead_to(rig: &Rig) -> u16 {
+    let entries: Vec<Entry> = rig.world.route.members()[0].entries().await.unwrap();
+    let entry = entries.into_iter().find(|entry| entry.name == "shop_ro").unwrap();
+    assert!(!entry.paused);
+    entry.port
+}
+
+fn hba(rig: &Rig) -> String {
+    std::fs::read_to_string(rig.lab.target().unwrap().data_dir.join("pg_hba.conf")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_go_first_writers_follow_and_both_come_back() {
+    let rig = rig_with("rdf", |config| config).await;
+    let (of_source, of_target) = rig.lab.reader_ports.unwrap();
+    let readers = Application::reading(&rig.lab.reading_through_pooler("shop"), 3, 40);
+    assert_done(rig.chain().run().await);
+    rig.lab.start_target_standby().await.unwrap();
+    let rules = hba(&rig);
+
+    assert_done(rig.chain().switchover().await);
+    assert_eq!(readers_lead_to(&rig).await, of_target);
+    assert_eq!(hba(&rig), rules, "the target's door is as it was");
+    let read_only = ask(&rig.lab.reading_through_pooler("shop"), "SELECT pg_is_in_recovery()").await;
+    assert_eq!(read_only, ["t"]);
+
+    assert_done(rig.chain().rollback().await);
+    assert_eq!(readers_lead_to(&rig).await, of_source);
+    let read = readers.stop().await;
+    assert!(read.transactions > 100 && read.failed == 0, "{read:?}");
+    let port = rig.lab.source_port;
+    let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    lab.destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_on_a_bad_standby_are_led_back_and_nobody_could_write_to_the_target_meanwhile() {
+    let rig = rig_with("rdw", |config| config.replace("window = \"0s\"", "window = \"1h\"")).await;
+    let (of_source, of_target) = rig.lab.reader_ports.unwrap();
+    assert_done(rig.chain().run().await);
+    let standby = rig.lab.start_target_standby().await.unwrap();
+    let rules = hba(&rig);
+    let (target, source) = (rig.lab.target_port, rig.lab.source_port);
+
+    let sink = EventSink::new();
+    let mut events = sink.subscribe();
+    let chain = Chain::new(&rig.world, &rig.journal, sink, rig.stop.clone());
+    let meddle = async {
+        assert!(event(&mut events, began::<WatchWindow>).await);
+        assert_eq!(readers_lead_to(&rig).await, of_target);
+        // its own role may enter the standby, which takes no writes, and not the target itself
+        let inside = rig.lab.bypassing(of_target, "shop");
+        assert_eq!(ask(&inside, "SELECT pg_is_in_recovery()").await, ["t"]);
+        let refused = connect(&rig.lab.bypassing(target, "shop")).await.unwrap_err();
+        let refused = refused.as_db_error().unwrap().message().to_owned();
+        assert!(refused.contains("pg_hba.conf rejects connection"), "{refused}");
+        standby.stop(StopMode::Immediate, LONG).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(chain.switchover(), meddle);
+    let cause = assert_unwound(outcome);
+    assert!(cause.message.contains("readers are not served well"), "{cause:?}");
+    assert_eq!(readers_lead_to(&rig).await, of_source);
+    assert_eq!(hba(&rig), rules);
+    let refused = connect(&rig.lab.bypassing(target, "shop")).await.unwrap_err();
+    assert_eq!(refused.as_db_error().unwrap().message(), "permission denied for database \"shop\"");
+    until("a reader to be served by the source's standby again", async || {
+        connect(&rig.lab.reading_through_pooler("shop")).await.ok()
+    })
+    .await;
+    let (lab, verdict) = rig.verdict(source).await;
+    verdict.assert_clean();
+    lab.destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_go_together_with_writers_and_their_long_transaction_holds_nobody_up() {
+    let rig = rig_with("rdt", |config| config.replace("[readers]\n", "[readers]\norder = \"together\"\n")).await;
+    let (_, of_target) = rig.lab.reader_ports.unwrap();
+    let readers = Application::reading(&rig.lab.reading_through_pooler("shop"), 3, 40);
+    assert_done(rig.chain().run().await);
+    rig.lab.start_target_standby().await.unwrap();
+    let long = connect(&rig.lab.reading_through_pooler("shop")).await.unwrap();
+    long.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    assert_done(rig.chain().switchover().await);
+    assert_eq!(readers_lead_to(&rig).await, of_target);
+    long.batch_execute("SELECT 1; COMMIT").await.unwrap();
+    let read = readers.stop().await;
+    assert!(read.transactions > 100 && read.failed == 0, "{read:?}");
+    let port = rig.lab.target_port;
+    let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    lab.destroy().await.unwrap();
+}
