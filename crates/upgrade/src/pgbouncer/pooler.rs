@@ -208,8 +208,11 @@ impl PgBouncer {
         let path = &self.pooler.ini;
         let text = read(path)?;
         let rewritten = moved(&text, moves);
+        // an interrupted attempt may have moved some already
+        let there = |step: &Move| ini::repoint(&text, &step.new, &step.new, |name| has(&step.entries, name)).moved;
+        let there: Vec<_> = moves.iter().flat_map(there).collect();
         let names = moves.iter().flat_map(|step| &step.entries).map(|entry| &entry.name);
-        let missing: Vec<_> = names.filter(|name| !rewritten.moved.contains(name)).collect();
+        let missing: Vec<_> = names.filter(|name| !rewritten.moved.contains(name) && !there.contains(name)).collect();
         if !missing.is_empty() {
             return Err(StepError::blocked(
                 format!("entries {missing:?} of PgBouncer {} are not in `{}`", self.pooler, path.display()),

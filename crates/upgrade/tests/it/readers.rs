@@ -6,7 +6,7 @@ use pgleap_saga::EventSink;
 use pgleap_upgrade::{Chain, pgbouncer::admin::Entry, readers::WatchWindow};
 
 use crate::{
-    bed::{LONG, ask, assert_unwound, began, connect, event, until},
+    bed::{LONG, as_found, ask, assert_as_found, assert_unwound, began, client, connect, event, small, until},
     rig::{Load, Rig, assert_done, directory},
 };
 
@@ -113,6 +113,50 @@ async fn readers_go_together_with_writers_and_their_long_transaction_holds_nobod
     let read = readers.stop().await;
     assert!(read.transactions > 100 && read.failed == 0, "{read:?}");
     let port = rig.lab.target_port;
+    let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    lab.destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_that_write_nothing_may_stay_at_the_fenced_side_and_others_are_refused() {
+    let mut spec = small(15, 18, "rds");
+    spec.pooler_settings = Vec::new();
+    let lab = pgleap_lab::Lab::start(spec).await.unwrap();
+    let text = lab.config_text().replace("[budgets]", "[readers]\nroles = [\"report\"]\n\n[budgets]");
+    let rig = Rig::over(lab, &text, LOAD).await;
+    let source = rig.lab.directly(rig.lab.source_port, "shop");
+    let sql = "CREATE ROLE report LOGIN PASSWORD 'r'; GRANT pg_read_all_data TO report; GRANT INSERT ON pgbench_history TO report";
+    client(&source).await.batch_execute(sql).await.unwrap();
+    let found = as_found(&rig.lab).await;
+    assert_done(rig.chain().run().await);
+    let held = assert_unwound(rig.chain().switchover().await);
+    let reasons = held.cause.unwrap();
+    assert!(
+        reasons.contains("role `report` of `readers.roles` is no reader in `shop`: `report` may write to"),
+        "{reasons}"
+    );
+
+    for side in [rig.lab.source_port, rig.lab.target_port] {
+        let session = client(&rig.lab.directly(side, "shop")).await;
+        session.batch_execute("REVOKE INSERT ON pgbench_history FROM report").await.unwrap();
+    }
+    let mut report = rig.lab.bypassing(rig.lab.source_port, "shop");
+    report.user("report").password("r");
+    let stays = client(&report).await;
+    assert_done(rig.chain().switchover().await);
+    stays.batch_execute("SELECT count(*) FROM pgbench_accounts").await.unwrap();
+    assert_eq!(ask(&report, "SELECT 1").await, ["1"], "it may come back");
+    let written = stays.batch_execute("BEGIN READ WRITE; INSERT INTO pgbench_history (tid) VALUES (1)").await;
+    assert_eq!(written.unwrap_err().code().unwrap().code(), "42501");
+    let refused = connect(&rig.lab.bypassing(rig.lab.source_port, "shop")).await.unwrap_err();
+    assert_eq!(refused.as_db_error().unwrap().message(), "permission denied for database \"shop\"");
+
+    assert_done(rig.chain().rollback().await);
+    assert_unwound(rig.chain().unwind("the test is over").await);
+    client(&source).await.batch_execute("GRANT INSERT ON pgbench_history TO report").await.unwrap();
+    assert_as_found(&found, &as_found(&rig.lab).await);
+    let port = rig.lab.source_port;
     let (lab, verdict) = rig.verdict(port).await;
     verdict.assert_clean();
     lab.destroy().await.unwrap();
