@@ -116,5 +116,5 @@ pub fn ours(document: &str) -> Vec<Line> {
 
 /// `#key = value` is a line that may be switched on; `# words` is a comment.
 pub fn uncommented(line: &str) -> Option<&str> {
-    line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+    line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()))
 }
