@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Severity;
+use super::{Severity, rules};
 
 /// What a check is about; chapters of the list of checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -150,5 +150,6 @@ pub fn explain_all(abouts: &[&About]) -> String {
             text.push_str(&about.explain());
         }
     }
+    text.push_str(&rules::explain());
     text
 }

@@ -12,6 +12,7 @@ pub mod about;
 mod finding;
 pub mod fix;
 mod pooler;
+mod rules;
 mod source;
 
 mod binaries;
@@ -41,6 +42,10 @@ mod superuser_clients;
 mod tablespaces;
 mod target_port;
 mod unlogged_tables;
+mod version_cluster;
+mod version_database;
+mod version_expressions;
+mod version_settings;
 mod versions;
 mod wal_level;
 mod wal_senders;
@@ -98,6 +103,8 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
     (&subscriptions::ABOUT, |_, s| Box::pin(subscriptions::check(s))),
     (&superuser_clients::ABOUT, |w, s| Box::pin(superuser_clients::check(w, s))),
     (&tablespaces::ABOUT, |_, s| Box::pin(tablespaces::check(s))),
+    (&version_cluster::ABOUT, |w, s| Box::pin(version_cluster::check(w, s))),
+    (&version_settings::ABOUT, |w, s| Box::pin(version_settings::check(w, s))),
     (&versions::ABOUT, |w, s| Box::pin(versions::check(w, s))),
     (&wal_level::ABOUT, |_, s| Box::pin(wal_level::check(s))),
     (&wal_senders::ABOUT, |_, s| Box::pin(wal_senders::check(s))),
@@ -111,6 +118,8 @@ const OF_DATABASE: &[(&About, OfDatabase)] = &[
     (&replica_identity::ABOUT, |d| Box::pin(replica_identity::check(d))),
     (&replica_triggers::ABOUT, |d| Box::pin(replica_triggers::check(d))),
     (&unlogged_tables::ABOUT, |d| Box::pin(unlogged_tables::check(d))),
+    (&version_database::ABOUT, |d| Box::pin(version_database::check(d))),
+    (&version_expressions::ABOUT, |d| Box::pin(version_expressions::check(d))),
 ];
 
 const OF_POOLER: &[(&About, OfPooler)] = &[
@@ -233,7 +242,7 @@ async fn in_database(world: &World, source: &Source, name: String, lane: usize, 
             );
         }
     };
-    let database = Entered { name, session };
+    let database = Entered { name, session, from: source.major(), to: world.config.target.version };
     let asked = OF_DATABASE.iter().skip(lane).step_by(lanes).map(|(about, ask)| {
         let answer = ask(&database);
         async move { answered(about, Some(source), answer.await) }
@@ -301,7 +310,7 @@ mod tests {
 
     #[test]
     fn every_file_of_this_folder_is_asked() {
-        let not_checks = ["about", "finding", "fix", "mod"];
+        let not_checks = ["about", "finding", "fix", "mod", "rules"];
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/preflight");
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));

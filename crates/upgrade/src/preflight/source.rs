@@ -52,6 +52,10 @@ pub(super) struct Entered {
     pub name: String,
     /// A connection to it.
     pub session: Arc<Session>,
+    /// The source's major.
+    pub from: u16,
+    /// The target's.
+    pub to: u16,
 }
 
 const WHO_AND_WHAT: &str = "

@@ -22,3 +22,4 @@ mod steps;
 mod survive;
 mod unwind;
 mod verify;
+mod versions;

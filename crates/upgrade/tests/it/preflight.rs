@@ -18,7 +18,7 @@ use pgleap_upgrade::{
 use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
 
-const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "correct horse";
 
 /// Settings under which two databases can be upgraded.
@@ -28,7 +28,7 @@ const SOUND: &[(&str, &str)] = &[("wal_level", "logical"), ("max_prepared_transa
 pub struct Bed {
     pub server: StopOnDrop,
     pub port: u16,
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 fn settings(dir: &Path, port: u16, more: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -46,6 +46,11 @@ fn settings(dir: &Path, port: u16, more: &[(&str, &str)]) -> Vec<(String, String
 impl Bed {
     /// Starts a source of that major; `None`, with a word, if there is none on this machine.
     pub async fn start(major: u16, auth: Auth) -> Option<Self> {
+        Self::start_with(major, InitOptions { auth, ..InitOptions::default() }).await
+    }
+
+    /// The same, made by initdb with these options.
+    pub async fn start_with(major: u16, options: InitOptions) -> Option<Self> {
         let Ok(installation) = pgleap_local::find(major, &[]) else {
             eprintln!("skipped: PostgreSQL {major} is not installed");
             return None;
@@ -57,7 +62,7 @@ impl Bed {
         account.create_dir(&own, 0o755).unwrap();
         let server = Server { installation, account, data_dir: own.join("data"), log: own.join("server.log") };
         let server = StopOnDrop(server);
-        server.init(&InitOptions { auth, ..InitOptions::default() }).await.unwrap();
+        server.init(&options).await.unwrap();
         let port = free_port().unwrap();
         server.start(&settings(&own, port, SOUND), LONG).await.unwrap();
         Some(Self { server, port, dir })
@@ -161,7 +166,7 @@ pub fn ids(report: &Report) -> BTreeSet<&'static str> {
 }
 
 #[track_caller]
-fn finding<'a>(report: &'a Report, id: &str) -> &'a Finding {
+pub fn finding<'a>(report: &'a Report, id: &str) -> &'a Finding {
     report.findings.iter().find(|finding| finding.id == id).unwrap_or_else(|| panic!("no `{id}` in {report:#?}"))
 }
 
@@ -287,8 +292,8 @@ async fn sound_then_unsound(major: u16) {
 
     let report = wishes.check().await;
     assert!(report.is_clear(), "{report:#?}");
-    // how the programs of this machine happen to be is beside the point
-    let machine = ["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs"];
+    // how the programs of this machine happen to be is beside the point, and defaults change between any two majors
+    let machine = ["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs", "setting.default_changes"];
     let rest: Vec<_> = report.findings.iter().filter(|finding| !machine.contains(&finding.id)).collect();
     assert!(rest.is_empty(), "{rest:#?}");
 
@@ -392,7 +397,8 @@ fn assert_everything_was_found(report: &Report, bed: &Bed, major: u16) {
     assert_eq!((missing.numbers["tables"].as_u64(), missing.fixes.len()), (Some(6), 5), "all but the one with json");
     assert_eq!(finding(report, "trigger.fires_on_apply").fixes.len(), 5);
     assert!(finding(report, "prepared_transaction.open").by_hand.is_some_and(|why| why.contains("coordinator")));
-    let mut more = vec!["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs"];
+    let mut more =
+        vec!["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs", "setting.default_changes"];
     if major >= 18 {
         says("replication_origins.too_few", Blocker, &["max_active_replication_origins = 1;"]);
         says("slot_retention.times_out", Warning, &["86400 s"]);

@@ -1,0 +1,28 @@
+-- Lists stored columns of the given types, or of types made of them: arrays, domains, ranges, rows.
+-- Runs on: source, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
+-- What is filled in is a statement for the types' object ids, out of rules/versions.toml.
+-- Columns: name text, fix text
+WITH RECURSIVE concerned (oid) AS (
+    {types}
+    UNION
+    SELECT made.oid FROM concerned AS c,
+           LATERAL (SELECT t.oid FROM pg_catalog.pg_type AS t WHERE t.typtype = 'd' AND t.typbasetype = c.oid
+                    UNION ALL SELECT t.oid FROM pg_catalog.pg_type AS t WHERE t.typcategory = 'A' AND t.typelem = c.oid
+                    UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range AS r WHERE r.rngsubtype = c.oid
+                    UNION ALL SELECT t.oid FROM pg_catalog.pg_type AS t
+                                JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.typrelid
+                               WHERE t.typtype = 'c' AND a.atttypid = c.oid AND NOT a.attisdropped
+                                 -- rows of tables are types too: what counts there is the table's own column
+                                 AND t.oid >= 16384) AS made (oid)
+)
+SELECT pg_catalog.format('%I.%I.%I', n.nspname, c.relname, a.attname) AS name,
+       CASE c.relkind WHEN 'r' THEN pg_catalog.format('ALTER TABLE %I.%I ALTER COLUMN %I TYPE text;',
+                                                      n.nspname, c.relname, a.attname)
+                      WHEN 'm' THEN pg_catalog.format('DROP MATERIALIZED VIEW %I.%I;', n.nspname, c.relname)
+                      ELSE pg_catalog.format('DROP INDEX %I.%I;', n.nspname, c.relname) END AS fix
+  FROM pg_catalog.pg_attribute AS a
+  JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE a.atttypid IN (SELECT oid FROM concerned) AND NOT a.attisdropped AND c.relkind IN ('r', 'm', 'i')
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND c.relpersistence <> 't'
+ ORDER BY 1

@@ -1,0 +1,276 @@
+//! The rules between two majors, on real servers: what they are about is found, and nothing else.
+
+use std::collections::BTreeSet;
+
+use pgleap_local::{Auth, InitOptions};
+use pgleap_upgrade::preflight::Report;
+
+use crate::preflight::{Bed, GOOD_TABLES, Wishes, ids};
+
+/// The newest that any rule is about; its programs need not be here.
+const NEWEST: u16 = 19;
+
+/// Something that a rule is about: which rule, the majors that can have it, and what makes it.
+struct Bad {
+    rule: &'static str,
+    majors: std::ops::RangeInclusive<u16>,
+    sql: &'static str,
+}
+
+const fn bad(rule: &'static str, majors: std::ops::RangeInclusive<u16>, sql: &'static str) -> Bad {
+    Bad { rule, majors, sql }
+}
+
+/// Each makes its rule find something; what a server was built without is left out, with a word.
+const BAD: &[Bad] = &[
+    bad(
+        "reg_types",
+        13..=18,
+        "CREATE DOMAIN spaces AS regnamespace[];; CREATE TABLE holds (a int PRIMARY KEY, s spaces)",
+    ),
+    bad("system_row_types", 13..=18, "CREATE TABLE rows_of_rows (a int PRIMARY KEY, c information_schema.tables)"),
+    bad(
+        "aclitem",
+        13..=15,
+        "CREATE TYPE grant_of AS (a aclitem);; CREATE TABLE grants (a int PRIMARY KEY, g grant_of)",
+    ),
+    bad("encoding_conversions", 13..=13, "CREATE CONVERSION mine FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8"),
+    bad("postfix_operators", 13..=13, "CREATE OPERATOR #! (LEFTARG = int, FUNCTION = int4um)"),
+    bad(
+        "polymorphic_arrays",
+        13..=13,
+        "CREATE AGGREGATE gather (anyelement) (sfunc = array_append, stype = anyarray, initcond = '{}')",
+    ),
+    bad(
+        "not_null_inheritance",
+        13..=17,
+        "CREATE TABLE par (a int PRIMARY KEY);; CREATE TABLE chi () INHERITS (par);; ALTER TABLE chi ALTER a DROP NOT NULL",
+    ),
+    bad(
+        "gist_inet",
+        13..=18,
+        "CREATE EXTENSION btree_gist;; CREATE TABLE nets (n inet PRIMARY KEY);; \
+         CREATE INDEX nets_n ON nets USING gist (n gist_inet_ops)",
+    ),
+    bad(
+        "mule_internal",
+        13..=18,
+        "CREATE DATABASE mule ENCODING 'MULE_INTERNAL' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    ),
+    bad("line_breaks_in_names", 13..=18, "CREATE ROLE U&\"two\\000Alines\""),
+    bad(
+        "foreign_key_collations",
+        13..=17,
+        "CREATE COLLATION loose (provider = icu, locale = 'und', deterministic = false);; \
+         CREATE TABLE kept (t text COLLATE loose PRIMARY KEY);; CREATE TABLE points (t text PRIMARY KEY REFERENCES kept)",
+    ),
+    bad("settings_gone_14", 13..=13, "CREATE ROLE r14;; ALTER ROLE r14 SET operator_precedence_warning = on"),
+    bad("settings_renamed_16", 13..=15, "ALTER DATABASE postgres SET force_parallel_mode = off"),
+    bad(
+        "settings_gone_19",
+        13..=18,
+        "CREATE ROLE r19;; ALTER ROLE r19 IN DATABASE postgres SET escape_string_warning = off",
+    ),
+    bad("password_encryption_boolean", 13..=13, "CREATE ROLE r14p;; ALTER ROLE r14p SET password_encryption = 'on'"),
+    bad(
+        "standard_conforming_strings_off",
+        13..=18,
+        "CREATE ROLE r19s;; ALTER ROLE r19s SET standard_conforming_strings = off",
+    ),
+    bad(
+        "geometric_and_factorial_operators",
+        13..=13,
+        "CREATE VIEW facts AS SELECT 5! AS f;; CREATE TABLE boxes (a int PRIMARY KEY, b box CHECK (b ~ box '((0,0),(1,1))'))",
+    ),
+    bad("ssl_compression", 13..=13, "CREATE VIEW packed AS SELECT compression FROM pg_stat_ssl"),
+    bad(
+        "exclusive_backup",
+        13..=14,
+        "CREATE VIEW in_backup AS SELECT pg_is_in_backup();; \
+         CREATE FUNCTION backup() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM pg_start_backup (''nightly''); END'",
+    ),
+    bad("unimplemented_geometry", 13..=14, "CREATE VIEW middle AS SELECT point(path '((0,0),(1,1))') AS p"),
+    bad("datlastsysoid", 13..=14, "CREATE VIEW system_oids AS SELECT datname, datlastsysoid FROM pg_database"),
+    bad(
+        "checkpointer_statistics",
+        13..=16,
+        "CREATE VIEW written AS SELECT buffers_backend FROM pg_stat_bgwriter;; \
+         CREATE FUNCTION written() RETURNS bigint LANGUAGE sql AS 'SELECT buffers_checkpoint FROM pg_stat_bgwriter'",
+    ),
+    bad(
+        "vacuum_progress",
+        13..=16,
+        "CREATE MATERIALIZED VIEW vacuums AS SELECT num_dead_tuples FROM pg_stat_progress_vacuum",
+    ),
+    bad("icu_locale_columns", 15..=16, "CREATE VIEW locales AS SELECT daticulocale FROM pg_database"),
+    bad("functions_gone_17", 13..=16, "CREATE VIEW rotate AS SELECT pg_read_file_old('a', 0, 1)"),
+    bad("wal_statistics", 14..=17, "CREATE VIEW wal AS SELECT wal_write FROM pg_stat_wal"),
+    bad("columns_gone_18", 13..=17, "CREATE VIEW cached AS SELECT attcacheoff FROM pg_attribute"),
+    bad(
+        "subscription_statistics",
+        15..=18,
+        "CREATE VIEW failed AS SELECT sync_error_count FROM pg_stat_subscription_stats",
+    ),
+    bad("python2", 13..=14, "CREATE LANGUAGE plpython2u HANDLER plpgsql_call_handler"),
+    bad("extensions_gone_17", 13..=16, "CREATE EXTENSION adminpack"),
+    bad(
+        "search_path_in_maintenance",
+        13..=16,
+        "CREATE FUNCTION fold(t text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT lower(t)';; \
+         CREATE TABLE folded (t text PRIMARY KEY);; CREATE INDEX folded_t ON folded (fold(t))",
+    ),
+    bad("createrole", 13..=15, "CREATE ROLE maker CREATEROLE"),
+    bad("md5_passwords", 13..=17, "SET password_encryption = 'md5';; CREATE ROLE old_login LOGIN PASSWORD 'x'"),
+    bad(
+        "extract_from_date",
+        13..=13,
+        "CREATE FUNCTION quarter(d date) RETURNS int LANGUAGE sql AS 'SELECT EXTRACT (quarter FROM d)::int'",
+    ),
+];
+
+/// Names of the rules that a report tells of.
+fn rules(report: &Report) -> BTreeSet<String> {
+    let named = report.findings.iter().filter_map(|finding| finding.numbers.get("rule"));
+    named.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+async fn rules_find_what_they_are_about(major: u16) {
+    // the default of 18 on either side of it
+    let options = InitOptions { auth: Auth::Trust, checksums: major.is_multiple_of(2), ..InitOptions::default() };
+    let Some(bed) = Bed::start_with(major, options.clone()).await else { return };
+    bed.run("postgres", &["CREATE DATABASE app"]).await;
+    bed.run("app", GOOD_TABLES).await;
+    // no pooler runs: that is another finding
+    let spec = bed.pooler("pgbouncer".into(), "pool");
+    let wishes = Wishes { target: NEWEST, ..bed.wishes(&spec) };
+
+    let report = wishes.check().await;
+    assert!(!ids(&report).contains("check.unanswered"), "a rule's statement fails on {major}: {report:#?}");
+    let always: BTreeSet<String> =
+        if major < 18 && !options.checksums { ["data_checksums".to_owned()].into() } else { BTreeSet::new() };
+    assert_eq!(rules(&report), always, "{report:#?}");
+
+    let mut expected = always;
+    for Bad { rule, sql, .. } in BAD.iter().filter(|bad| bad.majors.contains(&major)) {
+        let client = bed.client("app").await;
+        let mut made = Ok(());
+        // one at a time: several statements at once would be a transaction, which CREATE DATABASE refuses
+        for statement in sql.split(";; ") {
+            made = made.and(client.batch_execute(statement).await);
+        }
+        match made {
+            Ok(()) => drop(expected.insert((*rule).to_owned())),
+            Err(error) => eprintln!("left out on {major}: {rule}: {error:?}"),
+        }
+    }
+    if major == 13 {
+        let hba = bed.server.data_dir.join("pg_hba.conf");
+        let text = "host all all 127.0.0.1/32 trust\nhostssl all all ::1/128 cert clientcert=1\n";
+        bed.server.account.write_file(&hba, text, 0o600).unwrap();
+        expected.insert("hba_clientcert".to_owned());
+    }
+    let report = wishes.check().await;
+    assert_eq!(rules(&report), expected, "{report:#?}");
+    assert!(!ids(&report).contains("check.unanswered"), "{report:#?}");
+    // every remedy that is a statement works
+    let refused = ["version.object_refused", "setting.refused"];
+    for finding in report.findings.iter().filter(|finding| refused.contains(&finding.id)) {
+        let Some(remedy) = &finding.remedy else { continue };
+        let client = bed.client("app").await;
+        for line in remedy.lines() {
+            client.batch_execute(line).await.unwrap_or_else(|error| panic!("{line}: {error:?}"));
+        }
+    }
+    let report = wishes.check().await;
+    let left = report.findings.iter().filter(|finding| refused.contains(&finding.id)).collect::<Vec<_>>();
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+fn wanted(major: u16) -> bool {
+    let matrix = std::env::var_os("PGLEAP_TEST_MATRIX").is_some_and(|value| value == "1");
+    if !matrix {
+        eprintln!("skipped: {major} is asked when PGLEAP_TEST_MATRIX=1 is set");
+    }
+    matrix
+}
+
+#[tokio::test]
+async fn rules_find_what_they_are_about_on_13_and_nothing_else() {
+    rules_find_what_they_are_about(13).await;
+}
+
+#[tokio::test]
+async fn rules_find_what_they_are_about_on_15_and_nothing_else() {
+    rules_find_what_they_are_about(15).await;
+}
+
+#[tokio::test]
+async fn rules_find_what_they_are_about_on_every_other_major() {
+    for major in [14, 16, 17, 18] {
+        if wanted(major) {
+            rules_find_what_they_are_about(major).await;
+        }
+    }
+}
+
+/// What a major has, in the words of the rules: settings, functions, operators, and columns of system relations.
+const HAS: &[(&str, &str)] = &[
+    // what packagers add, and what nobody can set, is not the rules' matter
+    (
+        "settings",
+        "SELECT name FROM pg_settings WHERE context <> 'internal' AND name NOT LIKE '%.%' \
+            AND name NOT IN ('extension_destdir', 'output_plugin_libraries', 'lc_collate', 'lc_ctype')",
+    ),
+    (
+        "functions",
+        "SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace \
+            AND proname NOT LIKE 'binary_upgrade%'",
+    ),
+    // those on arrays were made to take more than before: what uses them goes on
+    (
+        "operators",
+        "SELECT oid::regoperator::text FROM pg_operator WHERE oid < 16384 AND oid::regoperator::text NOT LIKE '||(any%'",
+    ),
+    (
+        "columns",
+        "SELECT relname || '.' || attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid \
+          WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind IN ('r', 'v') AND attnum > 0 AND NOT attisdropped",
+    ),
+];
+
+async fn has(major: u16) -> Option<Vec<BTreeSet<String>>> {
+    let bed = Bed::start(major, Auth::Trust).await?;
+    let client = bed.client("postgres").await;
+    let mut all = Vec::new();
+    for (_, sql) in HAS {
+        let rows = client.query(*sql, &[]).await.unwrap();
+        all.push(rows.iter().map(|row| row.get(0)).collect());
+    }
+    Some(all)
+}
+
+/// Nothing that a major lost is missing in the rules: the catalogs of each two majors are compared.
+#[tokio::test]
+async fn whatever_a_major_lost_is_in_the_rules() {
+    if !wanted(13) {
+        return;
+    }
+    let text = include_str!("../../src/preflight/rules/versions.toml");
+    let file: toml::Table = text.parse().unwrap();
+    let mut before: Option<Vec<BTreeSet<String>>> = None;
+    for major in 13..=NEWEST {
+        let now = has(major).await;
+        if let (Some(before), Some(now)) = (&before, &now) {
+            for (((kind, _), before), now) in HAS.iter().zip(before).zip(now) {
+                let rules = file["rule"].as_array().unwrap().iter();
+                let of_major =
+                    rules.filter(|rule| rule.get("since").and_then(toml::Value::as_integer) == Some(major.into()));
+                let named = of_major.filter_map(|rule| rule.get(*kind)?.as_array());
+                let named: BTreeSet<_> = named.flatten().map(|name| name.as_str().unwrap().to_owned()).collect();
+                let lost: BTreeSet<_> = before.difference(now).filter(|name| !named.contains(*name)).collect();
+                assert!(lost.is_empty(), "{kind} that {major} does not have any more: {lost:?}");
+            }
+        }
+        before = now;
+    }
+}
