@@ -1,8 +1,9 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::{Timestamp, Zoned, civil::Time};
 
 /// Upgrades PostgreSQL to a new major version while it keeps serving.
 #[derive(Debug, Parser)]
@@ -54,11 +55,11 @@ pub enum Command {
     /// Pause the pools for real, resume them where they are, and foretell what a switchover would cost clients
     Rehearse(Rehearse),
     /// Move writes to the target, in one short pause
-    Switchover,
+    Switchover(Timing),
     /// Compare every table's rows on both sides, while writes go on
     Verify,
     /// Move writes back to the source: the same switchover, the other way
-    Rollback,
+    Rollback(Timing),
     /// Finish what was interrupted, or take it back, as the journal says
     Resume(Resume),
     /// Take the upgrade back before the switchover: the source is left as it was found
@@ -96,6 +97,56 @@ pub struct Guard {
     /// Started by another pgleap on this host, for the poolers of its configuration
     #[arg(long, hide = true)]
     pub beside: bool,
+}
+
+/// When a switchover begins, of `pgleap switchover` and `pgleap rollback`
+#[derive(Debug, Args)]
+pub struct Timing {
+    /// Begin at this time: `2026-11-22T03:00:00+01:00`, or `03:00` by this host's clock, within a day
+    #[arg(long, value_name = "TIME", value_parser = at)]
+    pub at: Option<Timestamp>,
+    /// Begin in a moment in which nothing holds the switchover and the foretold stall fits the write budget
+    #[arg(long)]
+    pub when_quiet: bool,
+    /// Give up after this long if no such moment comes: `90s`, `2h`
+    #[arg(long, requires = "when_quiet", value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub within: Duration,
+    /// Make everything ready, then wait as long as this file is there; it is made if it is not
+    #[arg(long, value_name = "FILE")]
+    pub postpone_file: Option<PathBuf>,
+    /// How often it is tried if it is held or taken back, with growing waits; `budgets.switchover_attempts` without it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub attempts: Option<u32>,
+}
+
+/// Reads a time: an instant, or the next time that the clock here shows this.
+fn at(text: &str) -> Result<Timestamp, String> {
+    at_after(text, &Zoned::now())
+}
+
+fn at_after(text: &str, now: &Zoned) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return if at > now.timestamp() { Ok(at) } else { Err("it is over".to_owned()) };
+    }
+    let time: Time = match text.len() {
+        5 | 8 => text.parse().map_err(|_| "it must be `HH:MM`, or a time with date and offset".to_owned())?,
+        _ => return Err("it must be `HH:MM`, or a time with date and offset".to_owned()),
+    };
+    let on = |date: jiff::civil::Date| date.to_datetime(time).to_zoned(now.time_zone().clone());
+    let today = on(now.date()).map_err(|error| error.to_string())?;
+    match today > *now {
+        true => Ok(today.timestamp()),
+        false => {
+            let tomorrow = now.date().tomorrow().and_then(on);
+            tomorrow.map(|at| at.timestamp()).map_err(|error| error.to_string())
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || "it must be a duration such as `90s`, `10min` or `2h`".to_owned();
+    let read: jiff::SignedDuration = text.parse().map_err(|_| bad())?;
+    Duration::try_from(read).map_err(|_| bad())
 }
 
 /// `pgleap rehearse`
@@ -214,4 +265,30 @@ pub struct Demo {
     /// Where to look for PostgreSQL and PgBouncer first; may be given several times
     #[arg(long, value_name = "DIR")]
     pub bindir: Vec<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_the_clock_is_its_next_one_and_an_instant_must_be_ahead() {
+        let now: Zoned = "2026-03-28T23:00:00+01:00[Europe/Berlin]".parse().unwrap();
+        let at = |text: &str| at_after(text, &now).map(|at| at.to_string());
+        assert_eq!(at("23:30").unwrap(), "2026-03-28T22:30:00Z", "today");
+        assert_eq!(at("03:15").unwrap(), "2026-03-29T01:15:00Z", "tomorrow, when summer time has begun");
+        assert_eq!(at("23:00").unwrap(), "2026-03-29T21:00:00Z", "now is over");
+        assert_eq!(at("2026-03-29T03:00:00+02:00").unwrap(), "2026-03-29T01:00:00Z");
+        assert_eq!(at("2026-03-28T21:00:00Z"), Err("it is over".to_owned()));
+        for bad in ["3 am", "25:00", "tomorrow", "2026-03-29", "2026-03-29T03:00:00"] {
+            assert!(at(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wait_is_a_number_with_its_unit() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        assert!(duration("90").is_err() && duration("-1s").is_err());
+    }
 }

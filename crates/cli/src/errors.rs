@@ -148,6 +148,7 @@ impl From<ChainError> for CommandError {
     fn from(error: ChainError) -> Self {
         match error {
             ChainError::NotNow { hint, .. } => Self::new(Exit::Usage, error.to_string()).hint(hint),
+            ChainError::NotBegun(error) => error.into(),
             ChainError::Engine(error) => error.into(),
             ChainError::Journal(error) => error.into(),
         }

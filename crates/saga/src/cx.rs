@@ -57,6 +57,13 @@ impl<'a, W: Sync> Cx<'a, W> {
         self
     }
 
+    /// Lets a context made by [`Cx::standalone`] know of requests to stop.
+    #[must_use]
+    pub fn with_stop(mut self, stop: StopSignal) -> Self {
+        self.stop = stop;
+        self
+    }
+
     /// Returns the output of step `S`: its newest success that was not undone.
     ///
     /// If this plan has such a step, only this plan counts: a switchover must not take the pause of the one before it
@@ -120,6 +127,19 @@ impl<'a, W: Sync> Cx<'a, W> {
         self.mention(written.err());
     }
 
+    /// Keeps a value in the journal, beside its records; not in one that was opened to be read.
+    ///
+    /// # Errors
+    /// [`crate::JournalError::Write`].
+    pub fn keep(&self, key: &str, value: &str) -> Result<(), crate::JournalError> {
+        if self.journal.is_read_only() { Ok(()) } else { self.journal.set_meta(key, value) }
+    }
+
+    /// Returns a value that is kept in the journal; none also if it cannot be read.
+    pub fn kept(&self, key: &str) -> Option<String> {
+        self.journal.meta(key).ok().flatten()
+    }
+
     /// Returns when the section the step is in must be over; `None` outside sections, past the point of no return,
     /// and while unwinding: then nothing is cut short any more.
     pub fn deadline(&self) -> Option<Instant> {
@@ -129,6 +149,12 @@ impl<'a, W: Sync> Cx<'a, W> {
     /// Returns whether a stop was requested: for blocking work that dropping the future does not end.
     pub fn stop_requested(&self) -> bool {
         self.stop.is_requested()
+    }
+
+    /// Waits until a stop is requested: a step that waits for somebody may then say so itself, and be taken back, where
+    /// being cut short would leave its plan open.
+    pub async fn stopped(&self) {
+        self.stop.requested().await;
     }
 
     /// Returns the id of the plan that the step is in; empty outside plans.

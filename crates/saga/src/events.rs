@@ -115,6 +115,15 @@ pub enum EventKind {
         /// Which of the two.
         outcome: Outcome,
     },
+    /// A plan that was taken back will be followed by another one, to the same end.
+    PlanRetrying {
+        /// When.
+        in_ms: u64,
+        /// The next plan's number among those.
+        attempt: u32,
+        /// How many there may be.
+        attempts: u32,
+    },
     /// The run ended and the plan stays open: blocked, stopped, or in need of an operator.
     RunEnded {
         /// Which of the three.

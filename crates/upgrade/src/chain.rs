@@ -1,10 +1,11 @@
 //! The chain as a whole: which plans there are, in which order, and where an upgrade stands.
 
 use pgleap_saga::{
-    EngineError, EventSink, Executor, Journal, JournalError, Outcome, Plan, PlanState, RetryPolicy, Step, StepError,
-    StepStatus, StopSignal,
+    EngineError, Event, EventKind, EventSink, Executor, Journal, JournalError, Outcome, Plan, PlanState, RetryPolicy,
+    Step, StepError, StepStatus, StopSignal,
 };
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::{
     config::Config,
@@ -12,8 +13,13 @@ use crate::{
     pg::Side,
     provision,
     replicate::{self, Watched},
-    switchover, verify,
-    world::World,
+    switchover::{
+        self, Attempt,
+        check_gates::{Decision, decide},
+    },
+    timing::{self, PostponeFile, Timing},
+    verify,
+    world::{Cx, World},
 };
 
 /// Where an upgrade stands, read from the journal alone.
@@ -156,12 +162,21 @@ pub enum ChainError {
         /// What to type instead.
         hint: &'static str,
     },
+    /// It was waited for, and has not begun.
+    #[error("{0}")]
+    NotBegun(StepError),
     /// The engine broke off.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+impl From<StepError> for ChainError {
+    fn from(error: StepError) -> Self {
+        Self::NotBegun(error)
+    }
 }
 
 /// An upgrade, with its journal open for writing.
@@ -204,7 +219,11 @@ impl<'a> Chain<'a> {
     fn rebuild(&self, state: &PlanState) -> Plan<World> {
         let id = state.id.clone();
         match state.kind.as_str() {
-            "switchover" => switchover::plan(id, from_of(state), &self.world.config),
+            "switchover" => {
+                let attempt = serde_json::from_value(state.params.clone());
+                let attempt = attempt.unwrap_or_else(|_| Attempt::only(from_of(state)));
+                switchover::plan_of(id, &attempt, &self.world.config)
+            }
             "finalize" => finalize::plan(id),
             _ => upgrade_plan(id, &self.world.config),
         }
@@ -238,7 +257,15 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// [`ChainError`].
     pub async fn switchover(&self) -> Result<Outcome, ChainError> {
-        self.switch(Side::Source, "switch over", "`pgleap run` brings the target in sync first").await
+        self.switchover_when(&Timing::default()).await
+    }
+
+    /// Moves writes to the target, when it is time.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn switchover_when(&self, timing: &Timing) -> Result<Outcome, ChainError> {
+        self.switch(Side::Source, timing, "switch over", "`pgleap run` brings the target in sync first").await
     }
 
     /// Moves writes back to the source: the same switchover, the other way.
@@ -246,27 +273,36 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// [`ChainError`].
     pub async fn rollback(&self) -> Result<Outcome, ChainError> {
+        self.rollback_when(&Timing::default()).await
+    }
+
+    /// Moves writes back to the source, when it is time.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn rollback_when(&self, timing: &Timing) -> Result<Outcome, ChainError> {
         self.switch(
             Side::Target,
+            timing,
             "roll back",
             "there is nothing to roll back before a switchover; `pgleap unwind` undoes a run",
         )
         .await
     }
 
-    async fn switch(&self, from: Side, verb: &'static str, hint: &'static str) -> Result<Outcome, ChainError> {
+    async fn switch(
+        &self,
+        from: Side,
+        timing: &Timing,
+        verb: &'static str,
+        hint: &'static str,
+    ) -> Result<Outcome, ChainError> {
         match (self.standing()?, from) {
             (Standing::InSync, Side::Source) | (Standing::SwitchedOver, Side::Target) => {
-                let mut attempt = 1;
-                loop {
-                    let id = self.next_id("switchover")?;
-                    let outcome = self.begin(switchover::plan(id, from, &self.world.config)).await?;
-                    let again = matches!(outcome, Outcome::Unwound { .. }) && !self.stop.is_requested();
-                    if !again || attempt >= self.world.config.budgets.switchover_attempts {
-                        return Ok(outcome);
-                    }
-                    attempt += 1;
-                }
+                let file = timing.postpone_file.as_deref().map(PostponeFile::lay).transpose()?;
+                let ended = self.attempts(from, timing).await;
+                file.into_iter().for_each(PostponeFile::pick_up);
+                ended
             }
             (Standing::Open { kind, .. }, _) if kind == "switchover" => Err(ChainError::NotNow {
                 verb,
@@ -274,6 +310,53 @@ impl<'a> Chain<'a> {
                 hint: "`pgleap resume` ends it",
             }),
             (other, _) => Err(ChainError::NotNow { verb, why: other.traffic(), hint }),
+        }
+    }
+
+    /// Attempts a switchover, when it is time, as often as was asked for. Never again past the point of no return: a plan is
+    /// not taken back from there; nor if what holds it stays until a person does something.
+    async fn attempts(&self, from: Side, timing: &Timing) -> Result<Outcome, ChainError> {
+        let budgets = &self.world.config.budgets;
+        let cx = Cx::standalone(self.world, self.journal).with_sink(self.events.clone()).with_stop(self.stop.clone());
+        if let Some(at) = timing.at {
+            timing::until(&cx, from, at, &self.stop).await?;
+        }
+        let deadline = timing.quiet_within.map(|within| Instant::now() + within);
+        let mut attempt = Attempt {
+            from,
+            postpone_file: timing.postpone_file.clone(),
+            attempt: 1,
+            attempts: timing.attempts.unwrap_or(budgets.switchover_attempts),
+        };
+        loop {
+            if let Some(deadline) = deadline {
+                let look = timing::until_quiet(&cx, from, deadline, &self.stop).await?;
+                cx.note(format!("a quiet moment: clients would wait for {:.0} ms", look.foretold_ms));
+            }
+            let id = self.next_id("switchover")?;
+            let outcome = self.begin(switchover::plan_of(id.clone(), &attempt, &self.world.config)).await?;
+            let Outcome::Unwound { cause } = &outcome else { return Ok(outcome) };
+            if attempt.attempt >= attempt.attempts || self.stop.is_requested() {
+                return Ok(outcome);
+            }
+            if let Ok(Decision::Hold { reasons, lasting: true }) = decide(&cx, from).await {
+                self.journal.append_note(&id, &format!("not tried again, as this stays: {}", reasons.join("; ")))?;
+                return Ok(outcome);
+            }
+            let delay = timing::backoff(budgets.switchover_backoff, attempt.attempt);
+            let Attempt { attempt: number, attempts, .. } = attempt;
+            self.journal.append_note(
+                &id,
+                &format!(
+                    "attempt {number} of {attempts} was taken back: {cause}; the next begins in {:.1} s",
+                    delay.as_secs_f64()
+                ),
+            )?;
+            attempt.attempt += 1;
+            let in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            let kind = EventKind::PlanRetrying { in_ms, attempt: attempt.attempt, attempts };
+            self.events.emit(Event { at: jiff::Timestamp::now(), plan: id, step: None, kind });
+            timing::until_next(&cx, delay, attempt.attempt, &self.stop).await?;
         }
     }
 

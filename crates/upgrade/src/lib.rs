@@ -16,6 +16,7 @@ pub mod rehearse;
 pub mod replicate;
 pub mod route;
 pub mod switchover;
+pub mod timing;
 pub mod verify;
 pub mod world;
 

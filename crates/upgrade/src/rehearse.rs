@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pgleap_saga::{Progress, StepError};
+use pgleap_saga::{Journal, Progress, StepError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
     guard::Ward,
-    pg::Side,
+    pg::{PgError, Session, Side},
     readers::address,
     replicate::{
         catch_up::{Rates, round_trip},
@@ -94,6 +94,22 @@ pub fn predict(pauses: &[f64], carries: &[f64]) -> Option<Prediction> {
     Some(Prediction { p50_ms: at(50)?, p99_ms: at(99)?, n: stalls.len() })
 }
 
+/// Where the journal keeps the newest rehearsal.
+pub const KEPT: &str = "rehearsal";
+
+/// Returns the newest rehearsal, if there was one that this version can read.
+pub fn newest(journal: &Journal) -> Option<Rehearsal> {
+    serde_json::from_str(&journal.meta(KEPT).ok()??).ok()
+}
+
+/// Returns how long each of the transactions that are open in `databases` has been so, in milliseconds; not pgleap's own.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn ages(session: &Session, databases: &[String], own: &str) -> Result<Vec<f64>, PgError> {
+    Ok(session.query(AGES, &[&databases, &own]).await?.iter().map(|row| row.get(0)).collect())
+}
+
 fn histogram(ages_ms: &[f64]) -> Vec<AgeBucket> {
     let mut buckets: Vec<_> = BOUNDS_MS.map(|below| AgeBucket { below_ms: Some(below), count: 0 }).into();
     buckets.push(AgeBucket { below_ms: None, count: 0 });
@@ -148,7 +164,7 @@ async fn refuse_impatience(cx: &Cx<'_>, from: Side, budget: Duration) -> Result<
 pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepError> {
     let Rehearse { from, pauses, budget } = what;
     refuse_impatience(cx, from, budget).await?;
-    if let Decision::Hold { reasons } = decide(cx, from).await? {
+    if let Decision::Hold { reasons, .. } = decide(cx, from).await? {
         return Err(StepError::blocked("a switchover would be held now", "remove what is named, then try again")
             .because(reasons.join("; ")));
     }
@@ -156,7 +172,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
     let (all, names) = databases(cx)?;
     let serving = address(world.cluster(from));
     let session = world.cluster(from).db(&world.config.source.database).await?;
-    let (mut pauses_ms, mut carry_ms, mut ages, mut rates) = (Vec::new(), Vec::new(), Vec::new(), Rates::default());
+    let (mut pauses_ms, mut carry_ms, mut open, mut rates) = (Vec::new(), Vec::new(), Vec::new(), Rates::default());
     let started = Instant::now();
     for n in 0..pauses {
         let entries = world.route.leading_to(std::slice::from_ref(&serving), &names).await?;
@@ -170,9 +186,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
         });
         let until = Instant::now() + BETWEEN;
         for _ in 0..LOOKS_FOR_EACH {
-            for row in session.query(AGES, &[&names, &world.source.application_name]).await? {
-                ages.push(row.get::<_, f64>(0));
-            }
+            open.extend(ages(&session, &names, &world.source.application_name).await?);
             let look = Instant::now();
             for database in &all {
                 let (here, there) = (
@@ -199,7 +213,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
         .ok_or_else(|| StepError::blocked("nothing was measured", "rehearse at least one pause"))?;
     Ok(Rehearsal {
         at: Timestamp::now(),
-        transaction_ages: histogram(&ages),
+        transaction_ages: histogram(&open),
         wal_per_s: outlook.map_or(0.0, |outlook| outlook.produced_per_s),
         applied_per_s: outlook.map_or(0.0, |outlook| outlook.applied_per_s),
         predicted,

@@ -4,6 +4,7 @@ use pgleap_saga::{EngineError, EventSink, Failure, Journal, Outcome, PlanState, 
 use pgleap_upgrade::{
     Chain, Standing, World,
     chain::{ChainError, standing},
+    timing::Timing,
 };
 use serde::Serialize;
 
@@ -18,14 +19,14 @@ use crate::{
 };
 
 /// What is done with the chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
     /// Make the target and bring it in sync.
     Run,
-    /// Move writes to the target.
-    Switchover,
-    /// Move writes back.
-    Rollback,
+    /// Move writes to the target, when it is time.
+    Switchover(Timing),
+    /// Move writes back, when it is time.
+    Rollback(Timing),
     /// End what was interrupted.
     Resume,
     /// Leave the source as it was found.
@@ -45,7 +46,7 @@ pub async fn drive_begun(site: &Site, out: Out, verb: Verb) -> Result<Exit, Comm
     let world = site.world(id).await?;
     // tests that count the deaths of one process want no other to take over
     let alone = cfg!(feature = "faults") && std::env::var_os("PGLEAP_FAULT_ALONE").is_some();
-    let pauses = matches!(verb, Verb::Switchover | Verb::Rollback | Verb::Resume);
+    let pauses = matches!(verb, Verb::Switchover(_) | Verb::Rollback(_) | Verb::Resume);
     let second = (pauses && !alone).then(|| Second::start(site)).transpose()?;
     let ended = drive(&world, &journal, out, verb).await;
     second.into_iter().for_each(Second::dismiss);
@@ -69,7 +70,7 @@ pub async fn drive(world: &World, journal: &Journal, out: Out, verb: Verb) -> Re
     let chain = Chain::new(world, journal, events, stop);
     let ended = tokio::select! {
         biased;
-        ended = act(&chain, verb) => ended,
+        ended = act(&chain, &verb) => ended,
         () = listening => return Err(CommandError::new(Exit::Unexpected, "signals cannot be listened to")),
     };
     display.finish().await;
@@ -79,7 +80,7 @@ pub async fn drive(world: &World, journal: &Journal, out: Out, verb: Verb) -> Re
         Err(error) => return Err(broken_off(error, plans.ok().map(|plans| standing(&plans)).as_ref())),
     };
     let plans = plans?;
-    conclude(verb, &outcome, &plans, &standing(&plans), out)
+    conclude(&verb, &outcome, &plans, &standing(&plans), out)
 }
 
 /// Says who serves, also where the journal cannot be read any more, or does not know that clients were let go.
@@ -96,11 +97,11 @@ fn broken_off(error: ChainError, standing: Option<&Standing>) -> CommandError {
     }
 }
 
-async fn act(chain: &Chain<'_>, verb: Verb) -> Result<Outcome, ChainError> {
+async fn act(chain: &Chain<'_>, verb: &Verb) -> Result<Outcome, ChainError> {
     match verb {
         Verb::Run => chain.run().await,
-        Verb::Switchover => chain.switchover().await,
-        Verb::Rollback => chain.rollback().await,
+        Verb::Switchover(timing) => chain.switchover_when(timing).await,
+        Verb::Rollback(timing) => chain.rollback_when(timing).await,
         Verb::Resume => chain.resume().await,
         Verb::Unwind => chain.unwind("taken back on request").await,
         Verb::Finalize => chain.finalize().await,
@@ -120,7 +121,7 @@ struct Ended<'a> {
 
 /// Says what holds now and what to type next.
 fn conclude(
-    verb: Verb,
+    verb: &Verb,
     outcome: &Outcome,
     plans: &[PlanState],
     standing: &Standing,
@@ -150,7 +151,7 @@ fn conclude(
 
 /// Returns the exit code and the headline of an end as wished, or the error that it was.
 fn judge(
-    verb: Verb,
+    verb: &Verb,
     outcome: &Outcome,
     plans: &[PlanState],
     standing: &Standing,
@@ -158,7 +159,7 @@ fn judge(
     let plan = plans.last();
     match outcome {
         Outcome::Done => Ok((Exit::Done, headline(standing).to_owned())),
-        Outcome::Unwound { .. } if verb == Verb::Unwind => {
+        Outcome::Unwound { .. } if *verb == Verb::Unwind => {
             Ok((Exit::Done, "taken back: the source is as it was found".to_owned()))
         }
         Outcome::Unwound { cause } => {
@@ -261,15 +262,17 @@ mod tests {
     #[test]
     fn a_switchover_held_before_its_pause_is_not_one_that_was_taken_back() {
         let exit = |verb, paused, standing| judge(verb, &unwound(), &[switchover(paused)], &standing).unwrap_err().exit;
-        assert_eq!(exit(Verb::Switchover, false, Standing::InSync), Exit::Stopped);
-        assert_eq!(exit(Verb::Switchover, true, Standing::InSync), Exit::TakenBack);
-        assert_eq!(exit(Verb::Rollback, true, Standing::SwitchedOver), Exit::Stopped, "the source does not serve");
+        let (forward, back) = (Verb::Switchover(Timing::default()), Verb::Rollback(Timing::default()));
+        assert_eq!(exit(&forward, false, Standing::InSync), Exit::Stopped);
+        assert_eq!(exit(&forward, true, Standing::InSync), Exit::TakenBack);
+        assert_eq!(exit(&back, true, Standing::SwitchedOver), Exit::Stopped, "the source does not serve");
     }
 
     #[test]
     fn an_unwinding_is_an_end_as_wished_only_for_the_command_that_asked_for_it() {
-        let exit = |verb| judge(verb, &unwound(), &[], &Standing::Nothing).map_or_else(|e| e.exit, |(exit, _)| exit);
-        assert_eq!((exit(Verb::Unwind), exit(Verb::Run)), (Exit::Done, Exit::TakenBack));
+        let exit =
+            |verb: &Verb| judge(verb, &unwound(), &[], &Standing::Nothing).map_or_else(|e| e.exit, |(exit, _)| exit);
+        assert_eq!((exit(&Verb::Unwind), exit(&Verb::Run)), (Exit::Done, Exit::TakenBack));
     }
 
     #[test]
@@ -309,7 +312,7 @@ mod tests {
         let mut error = StepError::blocked("no room", "make room");
         error.hint = None;
         let outcome = Outcome::Blocked(Failure { step: "provision.base_backup".into(), error });
-        let error = judge(Verb::Run, &outcome, &[], &Standing::InSync).unwrap_err();
+        let error = judge(&Verb::Run, &outcome, &[], &Standing::InSync).unwrap_err();
         assert_eq!(
             (error.exit, error.message.as_str()),
             (Exit::Stopped, "`provision.base_backup` cannot go on: no room")

@@ -6,7 +6,7 @@ use pgleap_saga::{Cx, EventSink, Journal};
 use pgleap_upgrade::{
     Standing,
     pg::Side,
-    rehearse::{Rehearsal, Rehearse, rehearse},
+    rehearse::{KEPT, Rehearsal, Rehearse, newest, rehearse},
 };
 
 use crate::{
@@ -18,9 +18,6 @@ use crate::{
     out::{Out, SCHEMA},
     site::{self, Site},
 };
-
-/// Where the journal keeps the newest rehearsal.
-const REHEARSAL: &str = "rehearsal";
 
 pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<Exit, CommandError> {
     let budget = args.budget_ms.map_or(site.config.budgets.write_pause, |ms| Duration::from_millis(ms.into()));
@@ -55,7 +52,7 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
         return Err(CommandError::new(Exit::Stopped, "stopped on request").state(standing.traffic()));
     };
     let rehearsal = rehearsed.map_err(|error| CommandError::from(error).state(standing.traffic()))?;
-    journal.set_meta(REHEARSAL, &serde_json::to_string(&rehearsal).unwrap_or_default())?;
+    journal.set_meta(KEPT, &serde_json::to_string(&rehearsal).unwrap_or_default())?;
     match out.is_json() {
         true => out.json(&serde_json::json!({ "schema": SCHEMA, "rehearsal": rehearsal })),
         false => out.data(&render(&rehearsal)),
@@ -65,7 +62,7 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
 
 /// Returns the newest rehearsal, in a line; none if there was none.
 pub fn quote(journal: &Journal) -> Option<String> {
-    let rehearsal: Rehearsal = serde_json::from_str(&journal.meta(REHEARSAL).ok()??).ok()?;
+    let rehearsal = newest(journal)?;
     Some(format!("{}, rehearsed at {:.0}", foretold(&rehearsal), rehearsal.at))
 }
 

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use pgleap_saga::{Direction, PlanState, Record, RecordKind, Reversal, StepDescription, StepState, StepStatus};
-use pgleap_upgrade::{Standing, chain, provision::prepare_databases::SourceFacts};
+use pgleap_upgrade::{
+    Standing, chain,
+    provision::prepare_databases::SourceFacts,
+    timing::{Waiting, waiting},
+};
 use serde::Serialize;
 
 use super::drive::next;
@@ -38,6 +42,8 @@ pub(super) struct View {
     pub phase: &'static str,
     /// The process that works on it.
     pub process: Option<u32>,
+    /// What that process waits for, if it has begun nothing yet.
+    pub waiting: Option<Waiting>,
     pub begun_at: Option<Timestamp>,
     /// The open plan, or the newest.
     pub plan: Option<PlanState>,
@@ -50,7 +56,13 @@ pub(super) struct View {
 
 impl View {
     /// Brings together what a journal holds.
-    pub(super) fn of(site: &Site, id: Option<String>, plans: &[PlanState], records: &[Record]) -> Self {
+    pub(super) fn of(
+        site: &Site,
+        id: Option<String>,
+        plans: &[PlanState],
+        records: &[Record],
+        waiting: Option<Waiting>,
+    ) -> Self {
         let standing = chain::standing(plans);
         let plan = site::current(plans).cloned();
         let (mut returns, mut notes, mut source_version) = (HashMap::new(), HashMap::new(), None);
@@ -86,6 +98,7 @@ impl View {
             next: next(&standing),
             phase: phase(&standing, plan.as_ref()),
             process: site.writer(),
+            waiting,
             begun_at: plans.first().map(|plan| plan.opened_at),
             standing,
             plan,
@@ -105,8 +118,12 @@ impl View {
         if let Some(plan) = self.plan.as_ref().filter(|_| self.is_open()) {
             lines.extend(self.steps(plan, paint, now));
         }
+        if let Some(waiting) = &self.waiting {
+            let (cyan, since) = (paint.cyan("waiting"), text::seconds(at_to(waiting.since, now)));
+            lines.push(format!("  {cyan}  {}, for {since} (process {})", waiting.what, waiting.process));
+        }
         lines.push(format!("{} {}", paint.bold("traffic:"), self.traffic));
-        if self.is_open() && self.process.is_some() {
+        if (self.is_open() || self.waiting.is_some()) && self.process.is_some() {
             lines.push(format!("{}    `pgleap watch` follows it", paint.bold("next:")));
         } else {
             lines.push(format!("{}    {}", paint.bold("next:"), self.next));
@@ -245,11 +262,14 @@ fn phase(standing: &Standing, plan: Option<&PlanState>) -> &'static str {
 }
 
 pub(super) fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
-    let (id, plans, records) = match site.read()? {
-        Some(journal) => (site::known_id(&journal)?, journal.plans()?, journal.records(0)?),
-        None => (None, Vec::new(), Vec::new()),
+    let (id, plans, records, waiting) = match site.read()? {
+        Some(journal) => {
+            let waiting = waiting(&journal, site.writer());
+            (site::known_id(&journal)?, journal.plans()?, journal.records(0)?, waiting)
+        }
+        None => (None, Vec::new(), Vec::new(), None),
     };
-    let view = View::of(site, id, &plans, &records);
+    let view = View::of(site, id, &plans, &records, waiting);
     if out.is_json() {
         out.json(&view);
         return Ok(Exit::Done);

@@ -12,6 +12,7 @@ use pgleap_upgrade::{
     pg::{PgError, Side},
     replicate::health::{self, Health},
     switchover::strays::Strays,
+    timing::waiting,
     world::Database,
 };
 
@@ -70,7 +71,8 @@ impl Watcher<'_> {
             self.plans = self.journal.plans()?;
         }
         let id = site::known_id(&self.journal)?;
-        let view = View::of(self.site, id.clone(), &self.plans, &self.records);
+        let waiting = waiting(&self.journal, self.site.writer());
+        let view = View::of(self.site, id.clone(), &self.plans, &self.records, waiting);
         let health = match (serving(&view), id) {
             (Some(from), Some(id)) => self.health(from, id).await,
             _ => None,
@@ -202,7 +204,8 @@ fn line(view: &View) -> String {
         Some(format!("{}  {:?}", at.name, at.status).to_lowercase())
     });
     let phase = if view.standing == Standing::InSync { "in sync" } else { view.phase };
-    format!("{phase}  {}", step.unwrap_or_else(|| view.traffic.clone()))
+    let waiting = view.waiting.as_ref().map(|waiting| format!("waiting  {}", waiting.what));
+    format!("{phase}  {}", step.or(waiting).unwrap_or_else(|| view.traffic.clone()))
 }
 
 async fn live(watcher: &mut Watcher<'_>, out: Out) -> Result<(), CommandError> {

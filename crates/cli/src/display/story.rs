@@ -194,6 +194,11 @@ impl Story {
                 let wait = text::millis(in_ms as f64);
                 lines.push(line(Kind::Retry, format!("attempt {attempt} in {wait}")));
             }
+            EventKind::PlanRetrying { in_ms, attempt, attempts } => {
+                #[expect(clippy::cast_precision_loss, reason = "a wait for people")]
+                let wait = text::millis(in_ms as f64);
+                lines.push(line(Kind::Retry, format!("attempt {attempt} of {attempts} in {wait}")));
+            }
             EventKind::UnwindStarted { cause } => {
                 lines.push(line(Kind::Turned, format!("taking back what was done: {}", cause.message)));
             }

@@ -241,8 +241,12 @@ pub struct Budgets {
     pub write_pause: Duration,
     /// How long the application waits for an answer before it gives up, if that is known.
     pub application_timeout: Option<Duration>,
-    /// How often a switchover that was held is tried again by itself.
+    /// How often a switchover that was held, or taken back, is tried by itself.
     pub switchover_attempts: u32,
+    /// How long the second attempt waits; each further wait is twice as long, up to [`crate::timing::LONGEST_BACKOFF`].
+    pub switchover_backoff: Duration,
+    /// How long the other side's cache may be warmed before a switchover; not at all if it is zero.
+    pub warm_cache: Duration,
     /// How long the creation of a slot may wait for transactions that hold an id.
     pub slot_creation: Duration,
     /// The longest a transaction may have been open when a slot is made or pools are paused.
@@ -400,6 +404,8 @@ impl Config {
             write_pause: budgets.duration("write_pause", "2s", "50ms", "60s"),
             application_timeout: budgets.optional_duration("application_timeout", "1ms", "1h"),
             switchover_attempts: budgets.count("switchover_attempts", 1, 1, 100),
+            switchover_backoff: budgets.duration("switchover_backoff", "10s", "10ms", "10min"),
+            warm_cache: budgets.duration("warm_cache", "60s", "0s", "1h"),
             slot_creation: budgets.duration("slot_creation", "60s", "1s", "1h"),
             long_transaction: budgets.duration("long_transaction", "30s", "1s", "1h"),
             max_lag_bytes: budgets.bytes("max_lag", "16MiB"),

@@ -146,7 +146,7 @@ impl Step<World> for WatchWindow {
                 // hours may have gone by since the gates were looked at
                 return match decide(cx, Side::Source).await? {
                     Decision::Go => Ok(Seen { worst_staleness_ms: worst, ..seen }),
-                    Decision::Hold { reasons } => {
+                    Decision::Hold { reasons, .. } => {
                         Err(StepError::fatal("switchover held", "remove what is named, then try again")
                             .because(reasons.join("; ")))
                     }

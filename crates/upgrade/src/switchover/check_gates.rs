@@ -27,6 +27,8 @@ pub enum Decision {
     Hold {
         /// A line each.
         reasons: Vec<String>,
+        /// Some of them stay until a person does something: trying again by itself helps nothing.
+        lasting: bool,
     },
 }
 
@@ -60,12 +62,13 @@ const MISSING_ROLES: &str = "
 pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     let world = cx.world;
     let (all, names) = databases(cx)?;
-    let mut reasons = Vec::new();
+    // what passes by itself, and what does not
+    let (mut reasons, mut lasting) = (Vec::new(), Vec::new());
     let budgets = &world.config.budgets;
 
     let arrived = round_trip(world, from, &all, ROUND_TRIP).await?;
     let health = health::look(world, from, &all).await?;
-    reasons.extend(health.problems.clone());
+    lasting.extend(health.problems.clone());
     if arrived.is_none() && health.problems.is_empty() {
         reasons.push(format!("a row written on the {from} has not arrived within {} s", ROUND_TRIP.as_secs()));
     }
@@ -92,7 +95,7 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     let other = world.cluster(from.other()).db(&world.config.source.database).await?;
     for row in other.query(MISSING_ROLES, &[&roles]).await? {
         let role: String = row.get(0);
-        reasons.push(format!("role `{role}` may connect on the {from} and does not exist on the {}", from.other()));
+        lasting.push(format!("role `{role}` may connect on the {from} and does not exist on the {}", from.other()));
     }
     if !readers_ways(world, from).is_empty() {
         reasons.extend(standbys::reasons(world, from, from.other(), &all).await?);
@@ -111,13 +114,29 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     let poolers = world.route.leading_to(&here, &names).await?;
     for (entries, member) in poolers.iter().zip(world.route.members()) {
         if entries.entries.is_empty() {
-            reasons.push(format!("{} leads nothing to the {from}", member.ward));
+            lasting.push(format!("{} leads nothing to the {from}", member.ward));
         }
         for entry in entries.entries.iter().filter(|entry| entry.paused) {
             reasons.push(format!("{} has `{}` paused already", member.ward, entry.name));
         }
     }
-    Ok(if reasons.is_empty() { Decision::Go } else { Decision::Hold { reasons } })
+    let stays = !lasting.is_empty();
+    lasting.extend(reasons);
+    Ok(if lasting.is_empty() { Decision::Go } else { Decision::Hold { reasons: lasting, lasting: stays } })
+}
+
+/// Refuses a switchover that something holds.
+///
+/// # Errors
+/// Fatal, naming all of it; and if a side or a pooler cannot be asked.
+pub async fn refuse_held(cx: &Cx<'_>, from: Side) -> Result<(), StepError> {
+    match decide(cx, from).await? {
+        Decision::Go => Ok(()),
+        Decision::Hold { reasons, .. } => {
+            Err(StepError::fatal("switchover held", "remove what is named, then try again; nothing was changed")
+                .because(reasons.join("; ")))
+        }
+    }
 }
 
 impl Step<World> for CheckGates {
@@ -135,13 +154,7 @@ impl Step<World> for CheckGates {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<(), StepError> {
-        match decide(cx, self.from).await? {
-            Decision::Go => Ok(()),
-            Decision::Hold { reasons } => {
-                Err(StepError::fatal("switchover held", "remove what is named, then try again; nothing was changed")
-                    .because(reasons.join("; ")))
-            }
-        }
+        refuse_held(cx, self.from).await
     }
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {

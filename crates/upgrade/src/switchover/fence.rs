@@ -7,10 +7,10 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use tokio::time::Instant;
 
 use super::{
+    confirm_gates::ConfirmGates,
     fence_lease::{self, HEAD_START},
     hot::{cold, databases, patience, pause},
     let_go::or_let_go,
-    save_access::SaveAccess,
 };
 use crate::{
     pg::{
@@ -90,7 +90,7 @@ impl Step<World> for Fence {
 
     async fn run(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let world = cx.world;
-        let saved = cx.output::<SaveAccess>()?;
+        let saved = cx.output::<ConfirmGates>()?;
         let (_, names) = databases(cx)?;
         let (session, entries) = {
             let hot = world.hot.lock().await;
@@ -134,7 +134,7 @@ impl Step<World> for Fence {
     }
 
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
-        let Some(saved) = cx.try_output::<SaveAccess>()? else { return Ok(()) };
+        let Some(saved) = cx.try_output::<ConfirmGates>()? else { return Ok(()) };
         let give_back = async {
             fence_lease::forget(cx.world, self.from).await?;
             let session = cx.world.cluster(self.from).db(&cx.world.config.source.database).await?;

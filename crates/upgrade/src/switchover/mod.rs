@@ -5,6 +5,7 @@
 
 pub mod carry_over;
 pub mod check_gates;
+pub mod confirm_gates;
 pub mod confirm_reverse;
 pub mod create_audit_slots;
 pub mod create_reverse;
@@ -16,6 +17,7 @@ pub mod hot;
 pub mod let_go;
 pub mod move_clients;
 pub mod pause_pools;
+pub mod postpone;
 pub mod prove_equal;
 pub mod rehearse_repoint;
 pub mod retire_forward;
@@ -23,9 +25,13 @@ pub mod save_access;
 pub mod sequences;
 pub mod strays;
 pub mod turn_replication;
+pub mod warm_cache;
 pub mod warm_up;
 
+use std::path::PathBuf;
+
 use pgleap_saga::Plan;
+use serde::{Deserialize, Serialize};
 
 pub use hot::Hot;
 
@@ -34,9 +40,43 @@ use crate::{config::Config, pg::Side, readers, world::World};
 /// The name of the section in which clients wait.
 pub const WRITE_PAUSE: &str = "write pause";
 
+/// One attempt at a switchover: what the journal keeps to build its plan again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The side that serves.
+    pub from: Side,
+    /// As long as this file is there, the pause does not begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postpone_file: Option<PathBuf>,
+    /// Its number, from 1.
+    #[serde(default = "one")]
+    pub attempt: u32,
+    /// How many there may be.
+    #[serde(default = "one")]
+    pub attempts: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Attempt {
+    /// Describes the only attempt, which nothing postpones.
+    pub fn only(from: Side) -> Self {
+        Self { from, postpone_file: None, attempt: 1, attempts: 1 }
+    }
+}
+
 /// Returns the plan that moves writes away from `from`.
 pub fn plan(id: String, from: Side, config: &Config) -> Plan<World> {
-    let plan = Plan::new(id, "switchover", serde_json::json!({ "from": from }))
+    plan_of(id, &Attempt::only(from), config)
+}
+
+/// Returns the plan of one attempt. What comes after the cache is warm and the file is gone takes a moment only, so that
+/// nothing is stale in the pause.
+pub fn plan_of(id: String, attempt: &Attempt, config: &Config) -> Plan<World> {
+    let from = attempt.from;
+    let plan = Plan::new(id, "switchover", serde_json::json!(attempt))
         .then(check_gates::CheckGates { from })
         .then(save_access::SaveAccess { from })
         .then(rehearse_repoint::RehearseRepoint { from });
@@ -45,9 +85,16 @@ pub fn plan(id: String, from: Side, config: &Config) -> Plan<World> {
     } else {
         plan
     };
-    plan.then(create_reverse::CreateReverseSlots { from })
+    let plan = plan
+        .then(create_reverse::CreateReverseSlots { from })
         .then(create_reverse::CreateReverseSubscriptions { from })
         .then(create_audit_slots::CreateAuditSlots { from })
+        .then(warm_cache::WarmCache { from });
+    let plan = match &attempt.postpone_file {
+        Some(file) => plan.then(postpone::Postpone { from, file: file.clone() }),
+        None => plan,
+    };
+    plan.then(confirm_gates::ConfirmGates { from })
         .then(warm_up::WarmUp { from })
         .section(WRITE_PAUSE, config.budgets.write_pause, |pause| {
             pause

@@ -5,9 +5,9 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    confirm_gates::ConfirmGates,
     hot::{cold, databases, pause},
     let_go::or_let_go,
-    save_access::SaveAccess,
 };
 use crate::{
     pg::{Side, access, hba},
@@ -61,7 +61,7 @@ impl Step<World> for MoveClients {
     async fn run(&self, cx: &Cx<'_>) -> Result<Moved, StepError> {
         let world = cx.world;
         let to = self.from.other();
-        let saved = cx.output::<SaveAccess>()?;
+        let saved = cx.output::<ConfirmGates>()?;
         let (_, names) = databases(cx)?;
         let prepared = {
             let hot = world.hot.lock().await;

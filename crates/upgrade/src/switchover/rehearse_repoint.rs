@@ -15,6 +15,17 @@ pub struct RehearseRepoint {
     pub from: Side,
 }
 
+/// Rewrites every pooler's configuration on trial.
+///
+/// # Errors
+/// Blocked, if one could not be rewritten.
+pub async fn rehearse(cx: &Cx<'_>, from: Side) -> Result<(), StepError> {
+    let world = cx.world;
+    let (_, names) = databases(cx)?;
+    let entries = entries_leading_to(world, from, &names).await?;
+    world.route.rehearse(&entries, &all_ways(world, from)).await
+}
+
 impl Step<World> for RehearseRepoint {
     type Output = ();
     const NAME: StepName = StepName("switchover.rehearse_repoint");
@@ -30,10 +41,7 @@ impl Step<World> for RehearseRepoint {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<(), StepError> {
-        let world = cx.world;
-        let (_, names) = databases(cx)?;
-        let entries = entries_leading_to(world, self.from, &names).await?;
-        world.route.rehearse(&entries, &all_ways(world, self.from)).await
+        rehearse(cx, self.from).await
     }
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {

@@ -8,11 +8,26 @@ use crate::{
     world::{Cx, World},
 };
 
-/// Saves the rights to connect of the side that serves: given back to it if the switchover is taken back, given to the
-/// other side when it opens.
+/// Saves the rights to connect of the side that serves, for readers that go first. The pause goes by those that are read
+/// again right before it (`confirm_gates`).
 pub struct SaveAccess {
     /// The side that serves.
     pub from: Side,
+}
+
+/// Returns who may connect to the side that serves.
+///
+/// # Errors
+/// Fatal, if nobody may; or if it cannot be asked.
+pub async fn read(cx: &Cx<'_>, from: Side) -> Result<Vec<Access>, StepError> {
+    let (_, names) = databases(cx)?;
+    let session = cx.world.cluster(from).db(&cx.world.config.source.database).await?;
+    let access = access::read(&session, &names, &cx.world.config.readers.roles).await?;
+    if access::is_blocked(&access) {
+        let message = format!("nobody may connect to the {from}: it does not serve");
+        return Err(StepError::fatal(message, "look at `pgleap status`"));
+    }
+    Ok(access)
 }
 
 impl Step<World> for SaveAccess {
@@ -30,16 +45,7 @@ impl Step<World> for SaveAccess {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<Vec<Access>, StepError> {
-        let (_, names) = databases(cx)?;
-        let session = cx.world.cluster(self.from).db(&cx.world.config.source.database).await?;
-        let access = access::read(&session, &names, &cx.world.config.readers.roles).await?;
-        if access::is_blocked(&access) {
-            return Err(StepError::fatal(
-                format!("nobody may connect to the {}: it does not serve", self.from),
-                "look at `pgleap status`",
-            ));
-        }
-        Ok(access)
+        read(cx, self.from).await
     }
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {

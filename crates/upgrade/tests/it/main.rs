@@ -20,6 +20,7 @@ mod standard;
 mod standby;
 mod steps;
 mod survive;
+mod timing;
 mod unwind;
 mod verify;
 mod versions;
