@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jiff::{Timestamp, Zoned, civil::Time};
+use jiff::{Timestamp, Zoned, civil::Time, tz::TimeZone};
 
 /// Upgrades PostgreSQL to a new major version while it keeps serving.
 #[derive(Debug, Parser)]
@@ -121,13 +121,16 @@ pub struct Timing {
 
 /// Reads a time: an instant, or the next time that the clock here shows this.
 fn at(text: &str) -> Result<Timestamp, String> {
-    at_after(text, &Zoned::now())
+    let now = Timestamp::now();
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return if at > now { Ok(at) } else { Err("it is over".to_owned()) };
+    }
+    let zone = TimeZone::try_system().map_err(|error| format!("give it with date and offset: {error}"))?;
+    next(text, &now.to_zoned(zone))
 }
 
-fn at_after(text: &str, now: &Zoned) -> Result<Timestamp, String> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return if at > now.timestamp() { Ok(at) } else { Err("it is over".to_owned()) };
-    }
+/// Returns when the clock shows this next.
+fn next(text: &str, now: &Zoned) -> Result<Timestamp, String> {
     let time: Time = match text.len() {
         5 | 8 => text.parse().map_err(|_| "it must be `HH:MM`, or a time with date and offset".to_owned())?,
         _ => return Err("it must be `HH:MM`, or a time with date and offset".to_owned()),
@@ -273,15 +276,16 @@ mod tests {
 
     #[test]
     fn a_time_of_the_clock_is_its_next_one_and_an_instant_must_be_ahead() {
-        let now: Zoned = "2026-03-28T23:00:00+01:00[Europe/Berlin]".parse().unwrap();
-        let at = |text: &str| at_after(text, &now).map(|at| at.to_string());
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let now = "2026-03-28T22:00:00Z".parse::<Timestamp>().unwrap().to_zoned(zone);
+        let at = |text: &str| next(text, &now).map(|at| at.to_string());
         assert_eq!(at("23:30").unwrap(), "2026-03-28T22:30:00Z", "today");
         assert_eq!(at("03:15").unwrap(), "2026-03-29T01:15:00Z", "tomorrow, when summer time has begun");
         assert_eq!(at("23:00").unwrap(), "2026-03-29T21:00:00Z", "now is over");
-        assert_eq!(at("2026-03-29T03:00:00+02:00").unwrap(), "2026-03-29T01:00:00Z");
-        assert_eq!(at("2026-03-28T21:00:00Z"), Err("it is over".to_owned()));
+        assert_eq!(super::at("2126-03-29T03:00:00+02:00").unwrap().to_string(), "2126-03-29T01:00:00Z");
+        assert_eq!(super::at("2026-03-28T21:00:00Z").unwrap_err(), "it is over");
         for bad in ["3 am", "25:00", "tomorrow", "2026-03-29", "2026-03-29T03:00:00"] {
-            assert!(at(bad).is_err(), "{bad}");
+            assert!(super::at(bad).is_err(), "{bad}");
         }
     }
 

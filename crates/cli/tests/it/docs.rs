@@ -17,7 +17,7 @@ use stage::{Given, Stage};
 /// Programs that are not ours, and are not run here.
 const OTHERS: [&str; 2] = ["psql", "systemctl"];
 /// The runbook's pages as one story: what each takes for granted, and where the upgrade stands after it.
-const PAGES: [(&str, Given, &str); 12] = [
+const PAGES: [(&str, Given, &str); 13] = [
     ("is-my-cluster-ready", Given::NoIdentity, "nothing"),
     ("how-do-i-undo-everything", Given::Interrupted, "nothing"),
     ("how-do-i-start", Given::Nothing, "in_sync"),
@@ -27,6 +27,7 @@ const PAGES: [(&str, Given, &str); 12] = [
     ("it-stopped-what-now", Given::Interrupted, "in_sync"),
     ("the-switchover-was-held-what-now", Given::PreparedTransaction, "switched_over"),
     ("how-do-i-go-back", Given::Nothing, "switched_over"),
+    ("when-do-i-switch-over", Given::Nothing, "switched_over"),
     ("clients-are-waiting-what-now", Given::KilledInThePause, "switched_over"),
     ("how-do-i-finish", Given::Nothing, "finalized"),
     ("what-did-it-do-and-can-i-prove-it", Given::Nothing, "finalized"),
