@@ -115,6 +115,7 @@ impl Canary {
             clients: self.config.clients,
             rate: self.config.rate,
             stats,
+            timeline: self.shared.meter.timeline(),
             ledger_file_error,
             ledger,
         }

@@ -25,6 +25,7 @@ mod render;
 mod report;
 mod schema;
 mod session;
+mod timeline;
 mod transaction;
 
 pub use audit::{Audit, Example, audit};
@@ -35,3 +36,4 @@ pub use ranges::Ranges;
 pub use render::render;
 pub use report::{FailureKind, Latency, PeriodReport, Report, SCHEMA_VERSION, Stats};
 pub use schema::{prepare, remove};
+pub use timeline::{Timeline, Window};

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use crate::report::{FailureKind, Latency, PeriodReport, Stats};
 use crate::session::Failure;
+use crate::timeline::Timeline;
 
 /// Three significant digits: 0.1 % of the value, in about 100 KiB.
 const DIGITS: u8 = 3;
@@ -29,6 +30,7 @@ struct Numbers {
     longest_stall: Duration,
     /// Never empty; only the last one is open.
     periods: Vec<Period>,
+    timeline: Timeline,
 }
 
 #[derive(Clone, Default)]
@@ -80,6 +82,7 @@ impl Meter {
             longest_gap: Duration::ZERO,
             longest_stall: Duration::ZERO,
             periods: vec![Period::new("start", started)],
+            timeline: Timeline::default(),
         }))
     }
 
@@ -98,6 +101,11 @@ impl Meter {
         numbers.clients[client].last_end = Some(at);
         numbers.stalled(due, at);
         record(&mut numbers.latency, latency);
+        let since = due.saturating_duration_since(numbers.started.0);
+        // beyond the end of time only
+        if let Ok(due) = numbers.started.1.checked_add(since) {
+            numbers.timeline.record(due, latency);
+        }
         let committed = u64::from(ending == Ending::Commit);
         numbers.totals.transactions += committed;
         numbers.totals.rolled_back += 1 - committed;
@@ -183,6 +191,11 @@ impl Meter {
             waiting_ms: ms(waiting),
             periods: numbers.periods.iter().map(|period| period.report(at, &numbers.clients)).collect(),
         }
+    }
+
+    /// Returns the latency second by second.
+    pub(crate) fn timeline(&self) -> Timeline {
+        self.numbers().timeline.clone()
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {

@@ -92,6 +92,7 @@ mod tests {
             clients: 1,
             rate: Some(300.0),
             stats: meter.stats(start + Duration::from_secs(2)),
+            timeline: meter.timeline(),
             ledger_file_error: None,
             ledger: Ledger::default(),
         }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ledger;
+use crate::timeline::Timeline;
 
 /// The version of the JSON form of [`Report`]; raised when the meaning of a field changes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -110,6 +111,9 @@ pub struct Report {
     /// The numbers.
     #[serde(flatten)]
     pub stats: Stats,
+    /// Latency second by second, of the newest hours; empty in reports of older versions.
+    #[serde(default)]
+    pub timeline: Timeline,
     /// Why the ledger file is not complete, if it is not; `ledger` below is complete all the same.
     pub ledger_file_error: Option<String>,
     /// What was acknowledged.

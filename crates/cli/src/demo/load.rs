@@ -172,7 +172,8 @@ impl Load {
         let (mut audits, mut parts, mut all) = (Vec::new(), Vec::new(), Vec::new());
         for (database, report) in reports {
             let audit = audit(&lab.directly(port, &database), &report.ledger).await?;
-            parts.push(Measured::of(report.clients, &report.stats, Some(&audit)));
+            let measured = Measured::of(report.clients, &report.stats, Some(&audit));
+            parts.push(Measured { timeline: report.timeline, ..measured });
             audits.push((database, audit));
             all.push(report.stats);
         }

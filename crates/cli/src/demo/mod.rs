@@ -216,6 +216,7 @@ async fn curtain(stage: Stage<'_>, args: &args::Demo, out: Out) -> Result<Exit, 
     // clients that have just connected to a cold server wait too, but not for the upgrade
     let upgrade = verdict.measured.periods.iter().filter(|period| !before_the_upgrade(&period.name));
     verdict.measured.longest_client_stall_ms = upgrade.map(|period| period.longest_stall_ms).fold(0.0, f64::max);
+    verdict.measured = verdict.measured.around(&journal.plans()?);
     verdict.measured.keep(&journal)?;
     let name = format!("{}:{}", world.source.endpoint.host, world.source.endpoint.port);
     let report = Report::of(&journal, &name, args.to, None)?;

@@ -6,7 +6,7 @@ use pgleap_upgrade::{pg::Side, replicate::catch_up::CaughtUp, verify::converge::
 use serde_json::Value;
 
 use super::{
-    measured::Measured,
+    measured::{Around, Measured},
     model::{Phase, from_of, output},
 };
 use crate::display::text;
@@ -33,7 +33,12 @@ pub(super) fn chapters(
                 ("switchover", Side::Target) => "rollback",
                 (kind, _) => kind,
             };
-            let name = if unwound { format!("{name}, taken back") } else { name.to_owned() };
+            let number = |name: &str| plan.params.get(name).and_then(Value::as_u64).unwrap_or(1);
+            let name = match (number("attempt"), number("attempts")) {
+                (_, 1) => name.to_owned(),
+                (attempt, attempts) => format!("{name}, attempt {attempt} of {attempts}"),
+            };
+            let name = if unwound { format!("{name}, taken back") } else { name };
             phases.push(phase(&name, Some(plan), plan.opened_at, end, remarks(plan, records, |_| true)));
         }
         let target_serves =
@@ -48,6 +53,9 @@ pub(super) fn chapters(
     for phase in &mut phases {
         let seen = measured.and_then(|measured| measured.between(phase.started_at, phase.ended_at));
         (phase.longest_client_stall_ms, phase.failed_transactions) = (seen.map(|s| s.0), seen.map(|s| s.1));
+        let around =
+            measured.iter().flat_map(|measured| &measured.around).find(|a| Some(&a.plan) == phase.plan.as_ref());
+        phase.remarks.extend(around.and_then(Around::in_words));
     }
     phases
 }

@@ -202,6 +202,15 @@ fn sentence(switchover: &Switchover) -> String {
     if let Some(n) = switchover.sequences.and_then(|n| usize::try_from(n).ok()) {
         text.push_str(&format!(" {} carried over.", text::plural(n, "sequence")));
     }
+    if let Some((before, after)) = switchover.before.zip(switchover.after) {
+        text.push_str(&format!(
+            " Transactions took {} (p50) and {} (p99) in the minute before, {} and {} in the minute after.",
+            text::millis(before.p50_ms),
+            text::millis(before.p99_ms),
+            text::millis(after.p50_ms),
+            text::millis(after.p99_ms)
+        ));
+    }
     text
 }
 

@@ -3,6 +3,7 @@
 //! Fields are added, never renamed; `schema` is raised when one changes its meaning.
 
 use jiff::Timestamp;
+use pgleap_canary::Window;
 use pgleap_saga::{Journal, PlanState, Record, RecordKind, StepStatus};
 use pgleap_upgrade::{
     Standing, chain,
@@ -120,6 +121,14 @@ pub struct Switchover {
     pub fence_proven_by: Option<String>,
     /// Sequences whose positions were set in the pause.
     pub sequences: Option<u64>,
+    /// Which attempt it was, and of how many; the next one is a switchover of its own.
+    pub attempt: (u64, u64),
+    /// Why it was taken back, if it was.
+    pub taken_back: Option<String>,
+    /// What clients' transactions took in the minute before the pause; none if no canary ran.
+    pub before: Option<Window>,
+    /// In the minute after it.
+    pub after: Option<Window>,
     /// What was done while clients waited, and how long each part took.
     pub pause_steps: Vec<PauseStep>,
 }
@@ -209,14 +218,17 @@ impl Report {
         let records = journal.records(0)?;
         let plans = journal.plans()?;
         let measured = match measured {
-            Some(measured) => Some(measured),
+            Some(measured) => Some(measured.around(&plans)),
             None => Measured::kept(journal)?,
         };
         let facts: Option<SourceFacts> = newest(&records, "provision.prepare_databases");
         let target: Option<Started> = newest(&records, "provision.start_target");
         let standing = chain::standing(&plans);
-        let switchovers: Vec<_> =
-            plans.iter().filter(|plan| plan.kind == "switchover").map(|plan| switchover(plan, &records)).collect();
+        let switchovers: Vec<_> = plans
+            .iter()
+            .filter(|plan| plan.kind == "switchover")
+            .map(|plan| switchover(plan, &records, measured.as_ref()))
+            .collect();
         let ended_at = records.last().map(|record| record.at);
         let verifications = verifications(&records);
         Ok(Self {
@@ -272,7 +284,9 @@ pub(super) fn from_of(plan: &PlanState) -> Side {
     plan.params.get("from").cloned().and_then(|from| serde_json::from_value(from).ok()).unwrap_or(Side::Source)
 }
 
-fn switchover(plan: &PlanState, records: &[Record]) -> Switchover {
+fn switchover(plan: &PlanState, records: &[Record], measured: Option<&Measured>) -> Switchover {
+    let around = measured.and_then(|measured| measured.around.iter().find(|around| around.plan == plan.id));
+    let number = |name: &str| plan.params.get(name).and_then(Value::as_u64).unwrap_or(1);
     let out = |step: &str| output(records, &plan.id, step);
     let carried = |what: &str| out("switchover.carry_over").and_then(|carried| carried.get(what));
     let section = plan.sections.first();
@@ -297,6 +311,10 @@ fn switchover(plan: &PlanState, records: &[Record]) -> Switchover {
         budget_ms: section.map(|section| section.budget_ms),
         fence_proven_by: carried("audit").and_then(Value::as_str).map(str::to_owned),
         sequences: carried("sequences").and_then(Value::as_u64),
+        attempt: (number("attempt"), number("attempts")),
+        taken_back: plan.cause.as_ref().filter(|_| !plan.past_point_of_no_return).map(ToString::to_string),
+        before: around.and_then(|around| around.before),
+        after: around.and_then(|around| around.after),
         pause_steps: pause_steps.unwrap_or_default(),
     }
 }

@@ -105,6 +105,7 @@ fn a_canarys_numbers_join_the_report() {
         clients: 8,
         rate: None,
         stats,
+        timeline: pgleap_canary::Timeline::default(),
         ledger_file_error: None,
         ledger: Ledger::default(),
     };
