@@ -1,6 +1,6 @@
 //! What the chain costs, measured against the least that it could cost, in one run on one machine.
 //!
-//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|fleet|recover|sync|throughput|footprint|check …]`; each prints a table, then JSON.
+//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|fleet|recover|sync|throughput|footprint|check|warm …]`; each prints a table, then JSON.
 //! Ratios are what counts: both sides of each are measured in turn, under the same load, so that whatever else the
 //! machine does meets both.
 
@@ -20,6 +20,7 @@ mod stall;
 mod sync;
 mod table;
 mod throughput;
+mod warm;
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -43,6 +44,9 @@ fn main() {
         }
         if wants("footprint") {
             footprint::run().await;
+        }
+        if wants("warm") {
+            warm::run().await;
         }
         if wants("check") {
             check::run().await;
