@@ -89,6 +89,12 @@ pub struct Check {
     #[arg(long, value_name = "ID", num_args = 0..=1)]
     #[expect(clippy::option_option, reason = "asked or not, and for one or for all")]
     pub explain: Option<Option<String>>,
+    /// Apply the remedies of these findings, or of `all`, where pgleap can; journaled, and taken back by `--undo` or `unwind`
+    #[arg(long, value_name = "ID", num_args = 1.., conflicts_with = "explain")]
+    pub fix: Vec<String>,
+    /// Take the applied remedies of these findings back, or `all`: the source has again what it had
+    #[arg(long, value_name = "ID", num_args = 1.., conflicts_with_all = ["explain", "fix"])]
+    pub undo: Vec<String>,
 }
 
 /// `pgleap guard`

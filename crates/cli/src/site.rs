@@ -167,8 +167,8 @@ pub fn source_facts(world: &World, journal: &Journal) -> Result<Option<SourceFac
 }
 
 /// Returns the newest plan that is open, or else the newest.
-pub fn current(plans: &[PlanState]) -> Option<&PlanState> {
-    plans.iter().rfind(|plan| plan.outcome.is_none()).or_else(|| plans.last())
+pub fn current<'a>(plans: &[&'a PlanState]) -> Option<&'a PlanState> {
+    plans.iter().rfind(|plan| plan.outcome.is_none()).or_else(|| plans.last()).copied()
 }
 
 #[cfg(test)]

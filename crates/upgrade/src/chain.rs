@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::{
     config::Config,
     finalize,
+    fix::{self, Remedy},
     pg::Side,
     provision,
     replicate::{self, Watched},
@@ -79,7 +80,8 @@ impl Standing {
 pub fn standing(plans: &[PlanState]) -> Standing {
     let mut now = Standing::Nothing;
     let mut taken_back = false;
-    for plan in plans {
+    // a remedy changes what the source has, and not where the upgrade stands
+    for plan in plans.iter().filter(|plan| plan.kind != fix::KIND) {
         if plan.kind == "upgrade" {
             taken_back = plan.direction == pgleap_saga::Direction::Unwinding;
         } else if taken_back {
@@ -114,6 +116,10 @@ pub fn standing(plans: &[PlanState]) -> Standing {
         };
     }
     now
+}
+
+fn is_unwound(plan: &PlanState) -> bool {
+    matches!(plan.outcome, Some(Outcome::Unwound { .. }))
 }
 
 fn from_of(plan: &PlanState) -> Side {
@@ -218,6 +224,9 @@ impl<'a> Chain<'a> {
 
     fn rebuild(&self, state: &PlanState) -> Plan<World> {
         let id = state.id.clone();
+        if let Some(remedy) = fix::remedy(state) {
+            return fix::plan(id, &remedy);
+        }
         match state.kind.as_str() {
             "switchover" => {
                 let attempt = serde_json::from_value(state.params.clone());
@@ -238,6 +247,7 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// [`ChainError`].
     pub async fn run(&self) -> Result<Outcome, ChainError> {
+        self.no_fix_under_way("run")?;
         match self.standing()? {
             Standing::Nothing => {
                 let id = self.next_id("upgrade")?;
@@ -369,7 +379,7 @@ impl<'a> Chain<'a> {
         // not every plan that was left open: `finalize` may have given a switchover up
         let open = match standing(&plans) {
             Standing::Open { plan, .. } => plans.iter().find(|state| state.id == plan),
-            _ => None,
+            _ => fix::open(&plans),
         };
         match open {
             Some(state) => self.begin(self.rebuild(state)).await,
@@ -388,7 +398,8 @@ impl<'a> Chain<'a> {
     pub async fn unwind(&self, why: &str) -> Result<Outcome, ChainError> {
         let not_now = |why: String, hint| Err(ChainError::NotNow { verb: "unwind", why, hint });
         match self.standing()? {
-            Standing::Nothing => not_now("nothing was begun".to_owned(), "`pgleap run` begins"),
+            Standing::Nothing if !self.has_fixes()? => not_now("nothing was begun".to_owned(), "`pgleap run` begins"),
+            Standing::Nothing => self.take_fixes_back(why, |_| true).await,
             Standing::SwitchedOver => {
                 not_now("the target serves".to_owned(), "`pgleap rollback` moves writes back to the source first")
             }
@@ -418,7 +429,86 @@ impl<'a> Chain<'a> {
                 };
                 let cause = StepError::fatal(why, "`pgleap run` begins anew");
                 let plan = self.rebuild(state);
-                Ok(self.executor(&plan).unwind(&plan, self.world, cause).await?)
+                let outcome = self.executor(&plan).unwind(&plan, self.world, cause).await?;
+                // what operators had pgleap change for the upgrade goes with it, and not before
+                match outcome {
+                    Outcome::Unwound { .. } if self.has_fixes()? => self.take_fixes_back(why, |_| true).await,
+                    outcome => Ok(outcome),
+                }
+            }
+        }
+    }
+
+    /// Applies remedies to the source, one plan each.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn fix(&self, remedies: &[Remedy]) -> Result<Outcome, ChainError> {
+        self.no_fix_under_way("change the source")?;
+        if let standing @ (Standing::SwitchedOver | Standing::Finalized) = self.standing()? {
+            let (verb, hint) = ("change the source", "what the target needs is done there");
+            return Err(ChainError::NotNow { verb, why: standing.traffic(), hint });
+        }
+        let mut outcome = Outcome::Done;
+        for remedy in remedies {
+            let id = self.next_id(fix::KIND)?;
+            outcome = self.begin(fix::plan(id, remedy)).await?;
+            if outcome != Outcome::Done {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Takes back the remedies of these findings, newest first; all of them for an empty list.
+    ///
+    /// # Errors
+    /// [`ChainError`]; also while an upgrade is under way that was begun with them.
+    pub async fn unfix(&self, findings: &[String]) -> Result<Outcome, ChainError> {
+        let verb = "take a remedy back";
+        self.no_fix_under_way(verb)?;
+        match self.standing()? {
+            Standing::Nothing => {}
+            Standing::Finalized | Standing::SwitchedOver => {
+                let why = "the target serves, and was made with it".to_owned();
+                return Err(ChainError::NotNow { verb, why, hint: "change it on the target where it is not wanted" });
+            }
+            Standing::InSync | Standing::Open { .. } => {
+                let why = "an upgrade is under way that was begun with it".to_owned();
+                return Err(ChainError::NotNow { verb, why, hint: "`pgleap unwind` takes the upgrade and it back" });
+            }
+        }
+        let wanted = |remedy: &Remedy| findings.is_empty() || findings.contains(&remedy.finding);
+        self.take_fixes_back("taken back on request", wanted).await
+    }
+
+    async fn take_fixes_back(&self, why: &str, wanted: impl Fn(&Remedy) -> bool) -> Result<Outcome, ChainError> {
+        let plans = self.journal.plans()?;
+        let concerned = plans.iter().rev().filter(|plan| plan.kind == fix::KIND && !is_unwound(plan));
+        let concerned: Vec<_> =
+            concerned.filter(|plan| fix::remedy(plan).is_some_and(|remedy| wanted(&remedy))).collect();
+        let cause = StepError::fatal(why, "`pgleap check` looks again");
+        let mut outcome = Outcome::Unwound { cause: cause.clone() };
+        for state in concerned {
+            let plan = self.rebuild(state);
+            outcome = self.executor(&plan).unwind(&plan, self.world, cause.clone()).await?;
+            if !matches!(outcome, Outcome::Unwound { .. }) {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn has_fixes(&self) -> Result<bool, ChainError> {
+        Ok(self.journal.plans()?.iter().any(|plan| plan.kind == fix::KIND && !is_unwound(plan)))
+    }
+
+    fn no_fix_under_way(&self, verb: &'static str) -> Result<(), ChainError> {
+        match fix::open(&self.journal.plans()?) {
+            None => Ok(()),
+            Some(plan) => {
+                let why = format!("`{}` was interrupted, which changes the source", plan.id);
+                Err(ChainError::NotNow { verb, why, hint: "`pgleap resume` ends it" })
             }
         }
     }

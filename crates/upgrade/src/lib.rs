@@ -5,6 +5,7 @@
 pub mod chain;
 pub mod config;
 pub mod finalize;
+pub mod fix;
 pub mod guard;
 pub mod pg;
 pub mod pgbouncer;

@@ -33,6 +33,10 @@ pub enum Verb {
     Unwind,
     /// Give up the way back.
     Finalize,
+    /// Apply remedies of findings.
+    Fix,
+    /// Take them back.
+    Unfix,
 }
 
 /// Opens what was begun, and drives it.
@@ -58,6 +62,20 @@ pub async fn drive_begun(site: &Site, out: Out, verb: Verb) -> Result<Exit, Comm
 /// # Errors
 /// If it does not end as it should.
 pub async fn drive(world: &World, journal: &Journal, out: Out, verb: Verb) -> Result<Exit, CommandError> {
+    drive_by(world, journal, out, &verb, async |chain| act(chain, &verb).await).await
+}
+
+/// Does what [`drive`] does, with the chain driven by `act`.
+///
+/// # Errors
+/// If it does not end as it should.
+pub async fn drive_by(
+    world: &World,
+    journal: &Journal,
+    out: Out,
+    verb: &Verb,
+    act: impl AsyncFnOnce(&Chain<'_>) -> Result<Outcome, ChainError>,
+) -> Result<Exit, CommandError> {
     let (events, stop) = (EventSink::new(), StopSignal::new());
     let display = Display::start(&events, out);
     let voice = display.voice();
@@ -70,7 +88,7 @@ pub async fn drive(world: &World, journal: &Journal, out: Out, verb: Verb) -> Re
     let chain = Chain::new(world, journal, events, stop);
     let ended = tokio::select! {
         biased;
-        ended = act(&chain, &verb) => ended,
+        ended = act(&chain) => ended,
         () = listening => return Err(CommandError::new(Exit::Unexpected, "signals cannot be listened to")),
     };
     display.finish().await;
@@ -80,7 +98,7 @@ pub async fn drive(world: &World, journal: &Journal, out: Out, verb: Verb) -> Re
         Err(error) => return Err(broken_off(error, plans.ok().map(|plans| standing(&plans)).as_ref())),
     };
     let plans = plans?;
-    conclude(&verb, &outcome, &plans, &standing(&plans), out)
+    conclude(verb, &outcome, &plans, &standing(&plans), out)
 }
 
 /// Says who serves, also where the journal cannot be read any more, or does not know that clients were let go.
@@ -105,6 +123,7 @@ async fn act(chain: &Chain<'_>, verb: &Verb) -> Result<Outcome, ChainError> {
         Verb::Resume => chain.resume().await,
         Verb::Unwind => chain.unwind("taken back on request").await,
         Verb::Finalize => chain.finalize().await,
+        Verb::Fix | Verb::Unfix => chain.resume().await,
     }
 }
 
@@ -158,7 +177,11 @@ fn judge(
 ) -> Result<(Exit, String), CommandError> {
     let plan = plans.last();
     match outcome {
+        Outcome::Done if *verb == Verb::Fix => Ok((Exit::Done, "applied: `pgleap check` looks again".to_owned())),
         Outcome::Done => Ok((Exit::Done, headline(standing).to_owned())),
+        Outcome::Unwound { .. } if *verb == Verb::Unfix => {
+            Ok((Exit::Done, "taken back: the source has again what it had".to_owned()))
+        }
         Outcome::Unwound { .. } if *verb == Verb::Unwind => {
             Ok((Exit::Done, "taken back: the source is as it was found".to_owned()))
         }

@@ -47,7 +47,7 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
     }
     let site = Site::load(&cli.config)?;
     match cli.command {
-        Command::Check(_) => check::run(&site, out).await,
+        Command::Check(args) => check::run(&args, &site, out).await,
         Command::Plan => plan::run(&site, out),
         Command::Run => run::run(&site, out).await,
         Command::Status => status::run(&site, out),

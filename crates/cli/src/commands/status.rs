@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use pgleap_saga::{Direction, PlanState, Record, RecordKind, Reversal, StepDescription, StepState, StepStatus};
 use pgleap_upgrade::{
-    Standing, chain,
+    Standing, chain, fix,
     provision::prepare_databases::SourceFacts,
     timing::{Waiting, waiting},
 };
@@ -47,6 +47,8 @@ pub(super) struct View {
     pub begun_at: Option<Timestamp>,
     /// The open plan, or the newest.
     pub plan: Option<PlanState>,
+    /// Findings whose remedies pgleap applied to the source, oldest first.
+    pub fixes: Vec<String>,
     #[serde(skip)]
     returns: HashMap<String, Reversal>,
     /// The newest note of a step, to be shown beside it.
@@ -64,7 +66,11 @@ impl View {
         waiting: Option<Waiting>,
     ) -> Self {
         let standing = chain::standing(plans);
-        let plan = site::current(plans).cloned();
+        let fixes = fix::applied(plans).into_iter().filter_map(fix::remedy).map(|remedy| remedy.finding).collect();
+        let interrupted = fix::open(plans).is_some();
+        // where the upgrade stands is said by its own plans
+        let plans: Vec<&PlanState> = plans.iter().filter(|plan| plan.kind != fix::KIND).collect();
+        let plan = site::current(&plans).cloned();
         let (mut returns, mut notes, mut source_version) = (HashMap::new(), HashMap::new(), None);
         for record in records {
             let (Some(plan), step) = (&plan, record.step.as_deref().unwrap_or_default()) else { break };
@@ -95,7 +101,12 @@ impl View {
             source_version,
             target_version: site.config.target.version,
             traffic: standing.traffic(),
-            next: next(&standing),
+            next: if interrupted && !matches!(standing, Standing::Open { .. }) {
+                "`pgleap resume` ends the change of the source that was interrupted"
+            } else {
+                next(&standing)
+            },
+            fixes,
             phase: phase(&standing, plan.as_ref()),
             process: site.writer(),
             waiting,
@@ -123,6 +134,11 @@ impl View {
             lines.push(format!("  {cyan}  {}, for {since} (process {})", waiting.what, waiting.process));
         }
         lines.push(format!("{} {}", paint.bold("traffic:"), self.traffic));
+        if !self.fixes.is_empty() && !matches!(self.standing, Standing::Finalized) {
+            let names: Vec<_> = self.fixes.iter().map(|name| format!("`{name}`")).collect();
+            let back = "`pgleap unwind` takes them back";
+            lines.push(format!("{}   applied to the source: {}; {back}", paint.bold("fixes:"), names.join(", ")));
+        }
         if (self.is_open() || self.waiting.is_some()) && self.process.is_some() {
             lines.push(format!("{}    `pgleap watch` follows it", paint.bold("next:")));
         } else {

@@ -216,7 +216,9 @@ impl Report {
         measured: Option<Measured>,
     ) -> Result<Self, CommandError> {
         let records = journal.records(0)?;
-        let plans = journal.plans()?;
+        let mut plans = journal.plans()?;
+        // a remedy is no part of the upgrade
+        plans.retain(|plan| plan.kind != pgleap_upgrade::fix::KIND);
         let measured = match measured {
             Some(measured) => Some(measured.around(&plans)),
             None => Measured::kept(journal)?,

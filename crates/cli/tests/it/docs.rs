@@ -122,7 +122,9 @@ async fn the_runbooks_pages_run_one_after_the_other() {
             stage.given(given).await?;
             for line in ours(&page(name)) {
                 stage.run(&line).await?;
-                if line.exit != 0 {
+                // that page shows how pgleap does it, and takes it back, before the reader does it
+                let cured = if given == Given::NoIdentity { line.has("--undo") } else { line.exit != 0 };
+                if cured {
                     stage.cure(given).await?;
                 }
             }

@@ -8,6 +8,7 @@ mod command_route;
 #[cfg(feature = "faults")]
 mod deaths;
 mod facts;
+mod fixes;
 mod lost_journal;
 mod matrix;
 mod preflight;

@@ -74,6 +74,13 @@ impl Bed {
         self.server.start(&settings(&own, self.port, more), LONG).await.unwrap();
     }
 
+    /// Its own settings and these.
+    pub fn settings_with(&self, more: &[(String, String)]) -> Vec<(String, String)> {
+        let mut all = settings(&self.dir.path().join("old"), self.port, &[]);
+        all.extend(more.iter().cloned());
+        all
+    }
+
     pub async fn client(&self, database: &str) -> Client {
         let text = format!(
             "host=127.0.0.1 port={} user=postgres password='{PASSWORD}' dbname={database} application_name=batch",

@@ -2,7 +2,9 @@
 
 use pgleap_lab::Lab;
 use pgleap_saga::{EventSink, Step};
-use pgleap_upgrade::{Chain, Standing, provision::BaseBackup, replicate::CatchUp};
+use pgleap_upgrade::{
+    Chain, Standing, chain::ChainError, fix::Remedy, preflight::Fix, provision::BaseBackup, replicate::CatchUp,
+};
 
 use crate::{
     bed::{
@@ -45,7 +47,14 @@ async fn failure_in_the_middle_and_unwinding_in_sync_leave_the_source_as_it_was_
     assert_directories_gone(&bed.lab);
     assert_standing(&bed.chain(), Standing::Nothing);
 
+    // what an operator has pgleap change for the upgrade is taken back with it
+    let fixes = vec![Fix::reload("log_min_duration_statement", 60_000)];
+    let remedy = Remedy { finding: "slot_retention.limited".into(), fixes };
+    assert_done(bed.chain().fix(&[remedy]).await);
     assert_done(bed.chain().run().await);
+    assert_standing(&bed.chain(), Standing::InSync);
+    let early = bed.chain().unfix(&[]).await;
+    assert!(matches!(early, Err(ChainError::NotNow { .. })), "{early:?}");
     assert_ne!(before, as_found(&bed.lab).await, "an upgrade in sync must show, or this test sees nothing");
     assert_unwound(bed.chain().unwind("changed our minds").await);
     assert_as_found(&before, &as_found(&bed.lab).await);

@@ -125,7 +125,8 @@ impl Stage {
         if line.is("watch") && !line.has("--once") {
             return self.watch(line).await;
         }
-        let asks = ASKING.iter().any(|verb| line.is(verb)) && !line.has("--yes");
+        let asks = ASKING.iter().any(|verb| line.is(verb)) || line.has("--fix") || line.has("--undo");
+        let asks = asks && !line.has("--yes");
         let output = self.output(&format!("{}{}", line.command, if asks { " --yes" } else { "" })).await?;
         let said = format!(
             "$ {}\n{}{}",

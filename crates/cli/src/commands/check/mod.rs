@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use futures::future::join;
+mod fix;
+
 use pgleap_upgrade::{
     World, plan,
     preflight::{self, Finding, Report, Severity},
 };
 
 use crate::{
+    args::Check,
     display::text,
     errors::CommandError,
     exit::Exit,
@@ -19,7 +22,13 @@ use crate::{
 /// How long rates are measured for `pgleap plan --facts`: as long as the checks take anyway.
 const FACTS_WINDOW: Duration = Duration::from_secs(2);
 
-pub(super) async fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
+pub(super) async fn run(args: &Check, site: &Site, out: Out) -> Result<Exit, CommandError> {
+    if !args.fix.is_empty() {
+        return fix::apply(&args.fix, site, out).await;
+    }
+    if !args.undo.is_empty() {
+        return fix::undo(&args.undo, site, out).await;
+    }
     let id = match site.read()? {
         Some(journal) => site::known_id(&journal)?,
         None => None,
@@ -116,6 +125,9 @@ fn block(finding: &Finding, paint: Paint) -> String {
     }
     if let Some(remedy) = &finding.remedy {
         block.push_str(&format!("\n         remedy:  {}", indented(&cut(remedy))));
+    }
+    if !finding.fixes.is_empty() {
+        block.push_str(&format!("\n         fix:     pgleap check --fix {}", finding.id));
     }
     block
 }

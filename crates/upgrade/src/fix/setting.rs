@@ -1,0 +1,91 @@
+//! A setting of the whole cluster, in `postgresql.auto.conf`.
+//!
+//! Does not know settings that are lists of names, which ALTER SYSTEM quotes one by one.
+
+use std::time::Duration;
+
+use pgleap_saga::StepError;
+use tokio::time::Instant;
+
+use crate::pg::{PgError, Session, ident};
+
+/// The file may hold a name several times: the last counts.
+const IN_AUTO_CONF: &str = "
+    SELECT setting FROM pg_catalog.pg_file_settings
+     WHERE name = $1 AND sourcefile = pg_catalog.current_setting('data_directory') || '/postgresql.auto.conf'
+     ORDER BY seqno DESC LIMIT 1";
+
+const NOW: &str = "
+    SELECT setting = $2 OR pg_catalog.current_setting(name) = $2, pending_restart, source = 'command line'
+      FROM pg_catalog.pg_settings WHERE name = $1";
+
+const RELOAD: &str = "SELECT pg_catalog.pg_reload_conf()";
+
+/// The server's processes read their files when they come to it.
+const TAKES_EFFECT_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Reads the value that `postgresql.auto.conf` gives it, as it stands there; `None` if it does not name it.
+pub(super) async fn in_auto_conf(session: &Session, name: &str) -> Result<Option<String>, PgError> {
+    Ok(session.query_opt(IN_AUTO_CONF, &[&name]).await?.map(|row| row.get(0)))
+}
+
+/// Writes it there, or takes it out, and has the server read it.
+async fn write(session: &Session, name: &str, value: Option<&str>) -> Result<(), PgError> {
+    let name = ident::quote(name);
+    let statement = match value {
+        Some(value) => format!("ALTER SYSTEM SET {name} = {}", ident::literal(value)),
+        None => format!("ALTER SYSTEM RESET {name}"),
+    };
+    session.batch(&statement).await?;
+    session.batch(RELOAD).await
+}
+
+/// Whether the server has this value, or will with its next restart.
+pub(super) async fn is_taken(session: &Session, name: &str, value: &str) -> Result<bool, PgError> {
+    let row = session.query_one(NOW, &[&name, &value]).await?;
+    Ok(row.get(0) || row.get(1))
+}
+
+/// Writes the value, and sees that the server has taken it, or will with its next restart.
+pub(super) async fn change(session: &Session, name: &str, value: &str) -> Result<(), StepError> {
+    write(session, name, Some(value)).await?;
+    let until = Instant::now() + TAKES_EFFECT_WITHIN;
+    loop {
+        let row = session.query_one(NOW, &[&name, &value]).await?;
+        let (holds, pending, by_command_line): (bool, bool, bool) = (row.get(0), row.get(1), row.get(2));
+        if holds || pending {
+            return Ok(());
+        }
+        if by_command_line {
+            let message = format!("`{name}` is given on the source's command line, where no file changes it");
+            let hint = format!("change it to {value} where the server is started, then `pgleap resume`");
+            return Err(StepError::blocked(message, hint));
+        }
+        if Instant::now() > until {
+            let message = format!("the source did not take `{name} = {value}` from its postgresql.auto.conf");
+            return Err(StepError::blocked(message, "look into the source's log, then `pgleap resume`"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Puts back what the file had, if it still has what the fix wrote. Returns a word for the operator if it does not.
+pub(super) async fn put_back(
+    session: &Session,
+    name: &str,
+    fixed: &str,
+    before: Option<&str>,
+) -> Result<Option<String>, PgError> {
+    let now = in_auto_conf(session, name).await?;
+    if now.as_deref() == before {
+        // perhaps written and not read
+        session.batch(RELOAD).await?;
+        return Ok(None);
+    }
+    if now.as_deref() != Some(fixed) {
+        return Ok(Some(format!("`{name}` was changed since, and is left as it is")));
+    }
+    write(session, name, before).await?;
+    Ok(None)
+}

@@ -1,0 +1,265 @@
+//! Remedies that pgleap applies, on real servers: they remove what was found, and taking them back leaves what was there.
+
+#![allow(clippy::unwrap_used, reason = "helpers outside of test functions may fail the test too")]
+
+use std::path::PathBuf;
+
+use pgleap_local::{Auth, KillOnDrop};
+use pgleap_saga::{EventKind, EventSink, Journal, Outcome, RecordKind, StopSignal};
+use pgleap_upgrade::{
+    Chain, Standing, World,
+    chain::ChainError,
+    fix::Remedy,
+    preflight::{self, Fix, Report},
+};
+
+use crate::{
+    bed::{assert_unwound, event},
+    preflight::{Bed, GOOD_TABLES, ids, poolers},
+};
+
+/// One of each kind that pgleap can remedy, with states that are not the defaults.
+const WRONG: &[&str] = &[
+    "CREATE TABLE no_key (a int); CREATE TABLE \"No Key\" (a int NOT NULL UNIQUE, b int)",
+    "CREATE TABLE refused (a int PRIMARY KEY); ALTER TABLE refused REPLICA IDENTITY NOTHING",
+    "CREATE TABLE by_one (a int NOT NULL, b json); CREATE UNIQUE INDEX one ON by_one (a); \
+     ALTER TABLE by_one REPLICA IDENTITY FULL",
+    "CREATE TRIGGER \"To Outbox\" AFTER INSERT ON keyed FOR EACH ROW EXECUTE FUNCTION audit(); \
+     ALTER TABLE keyed ENABLE ALWAYS TRIGGER \"To Outbox\"; \
+     CREATE TRIGGER on_replica BEFORE UPDATE ON keyed FOR EACH ROW EXECUTE FUNCTION audit(); \
+     ALTER TABLE keyed ENABLE REPLICA TRIGGER on_replica",
+    "CREATE TABLE parts (a int PRIMARY KEY) PARTITION BY RANGE (a); \
+     CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (9); \
+     CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (10) TO (19); \
+     CREATE TRIGGER of_parts AFTER INSERT ON parts FOR EACH ROW EXECUTE FUNCTION audit(); \
+     ALTER TABLE parts ENABLE ALWAYS TRIGGER of_parts; ALTER TABLE parts_2 DISABLE TRIGGER of_parts; \
+     ALTER TABLE parts_1 ENABLE REPLICA TRIGGER of_parts",
+    "ALTER SYSTEM SET max_slot_wal_keep_size = '64MB'",
+    "ALTER SYSTEM SET archive_command = 'cp ''%p'' \"/a b\\c/%f\"'",
+    "ALTER SYSTEM SET max_wal_senders = '1'",
+];
+
+/// Without `pending_restart`, which a server keeps set until its restart when the line that set it is gone again.
+const STATE: &str = "
+    SELECT pg_catalog.concat_ws(' ', 'identity', c.oid::regclass, c.relreplident, i.indexrelid::regclass)
+      FROM pg_catalog.pg_class AS c LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND i.indisreplident
+     WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384
+     UNION ALL
+    SELECT pg_catalog.concat_ws(' ', 'trigger', t.tgrelid::regclass, t.tgname, t.tgenabled) FROM pg_catalog.pg_trigger AS t
+     UNION ALL
+    SELECT pg_catalog.concat_ws(' ', 'setting', name, setting) FROM pg_catalog.pg_settings
+     WHERE source NOT IN ('client', 'session') ORDER BY 1";
+
+/// A source, its pooler, and the journal of an upgrade that was not begun.
+struct Site {
+    bed: Bed,
+    _pooler: KillOnDrop,
+    world: World,
+    journal: Journal,
+    sink: EventSink,
+}
+
+impl Site {
+    async fn start(major: u16) -> Option<Self> {
+        let bin: PathBuf = poolers().into_iter().next()?;
+        let bed = Bed::start(major, Auth::Trust).await?;
+        bed.run("postgres", &["CREATE DATABASE app"]).await;
+        bed.run("app", GOOD_TABLES).await;
+        bed.run("app", WRONG).await;
+        bed.restart(&[]).await;
+        let spec = bed.pooler(bin, "pool");
+        let pooler = KillOnDrop(spec.start().await.unwrap());
+        let world = bed.wishes(&spec).world().await;
+        let journal = Journal::open(bed.dir.path().join("journal.sqlite")).unwrap();
+        Some(Self { bed, _pooler: pooler, world, journal, sink: EventSink::new() })
+    }
+
+    fn chain(&self) -> Chain<'_> {
+        Chain::new(&self.world, &self.journal, self.sink.clone(), StopSignal::new())
+    }
+
+    /// What of the source a remedy can change, and the file of its settings to the letter.
+    async fn state(&self) -> Vec<String> {
+        let rows = self.bed.client("app").await.query(STATE, &[]).await.unwrap();
+        let mut state: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let conf = std::fs::read_to_string(self.bed.server.data_dir.join("postgresql.auto.conf")).unwrap();
+        let mut lines: Vec<_> = conf.lines().map(str::to_owned).collect();
+        lines.sort();
+        state.extend(lines);
+        state
+    }
+
+    async fn check(&self) -> Report {
+        preflight::check(&self.world).await
+    }
+
+    /// Every remedy that pgleap can apply of what is found now.
+    async fn remedies(&self) -> Vec<Remedy> {
+        let mut remedies: Vec<Remedy> = Vec::new();
+        for finding in self.check().await.findings.into_iter().filter(|finding| !finding.fixes.is_empty()) {
+            remedies.push(Remedy { finding: finding.id.to_owned(), fixes: finding.fixes });
+        }
+        remedies
+    }
+}
+
+fn names(remedies: &[Remedy]) -> Vec<&str> {
+    remedies.iter().map(|remedy| remedy.finding.as_str()).collect()
+}
+
+/// Waits until the server's processes have read its files again, and fails with what differs if it stays so.
+#[cfg(feature = "faults")]
+async fn assert_becomes(before: &[String], site: &Site) {
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let now = site.state().await;
+        if now == before || tokio::time::Instant::now() > until {
+            return assert_same(before, &now);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[track_caller]
+fn assert_same(before: &[String], after: &[String]) {
+    let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
+}
+
+async fn remedied_and_taken_back(major: u16) {
+    let Some(site) = Site::start(major).await else { return };
+    let before = site.state().await;
+    let remedies = site.remedies().await;
+    let wanted =
+        ["replica_identity.missing", "replica_identity.no_equality", "wal_level.not_logical", "wal_senders.too_few"];
+    for name in wanted.into_iter().chain(["slot_retention.limited", "trigger.fires_on_apply"]) {
+        assert!(names(&remedies).contains(&name), "{name}: {remedies:#?}");
+    }
+
+    assert_eq!(site.chain().fix(&remedies).await.unwrap(), Outcome::Done);
+    assert_eq!(site.chain().standing().unwrap(), Standing::Nothing, "a remedy begins no upgrade");
+    let report = site.check().await;
+    let left: Vec<_> = names(&remedies).into_iter().filter(|name| ids(&report).contains(name)).collect();
+    let by_restart = ["wal_level.not_logical", "wal_senders.too_few"];
+    assert!(left.iter().all(|name| by_restart.contains(name)), "{report:#?}");
+    assert_ne!(before, site.state().await);
+
+    // the operator restarts it
+    site.bed.restart(&[]).await;
+    site.world.source.forget().await;
+    let report = site.check().await;
+    assert!(!by_restart.iter().any(|name| ids(&report).contains(name)), "{report:#?}");
+
+    // one alone, then the rest as `unwind` does it
+    let outcome = site.chain().unfix(&["replica_identity.missing".into()]).await;
+    assert_unwound(outcome);
+    assert!(ids(&site.check().await).contains("replica_identity.missing"));
+    assert_unwound(site.chain().unwind("changed our minds").await);
+    site.bed.restart(&[]).await;
+    site.world.source.forget().await;
+    assert_same(&before, &site.state().await);
+    let nothing = site.chain().unwind("again").await;
+    assert!(matches!(nothing, Err(ChainError::NotNow { .. })), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn remedies_remove_what_was_found_and_unwinding_leaves_a_13_as_it_was() {
+    remedied_and_taken_back(13).await;
+}
+
+#[tokio::test]
+async fn remedies_remove_what_was_found_and_unwinding_leaves_an_18_as_it_was() {
+    remedied_and_taken_back(18).await;
+}
+
+#[tokio::test]
+async fn remedy_waits_for_a_busy_table_without_keeping_others_waiting_and_leaves_later_changes_alone() {
+    let Some(site) = Site::start(15).await else { return };
+    let remedies = site.remedies().await;
+    let identity: Vec<_> = remedies.into_iter().filter(|r| r.finding == "replica_identity.missing").collect();
+    let reader = site.bed.client("app").await;
+    reader.batch_execute("BEGIN; SELECT FROM no_key").await.unwrap();
+    let mut events = site.sink.subscribe();
+    let waits = async {
+        assert!(event(&mut events, |event| matches!(event.kind, EventKind::StepRetrying { .. })).await);
+        // nobody queues behind a change that waits: it has given up for now
+        let writer = site.bed.client("app").await;
+        writer.batch_execute("SET lock_timeout = '5s'; INSERT INTO no_key VALUES (1)").await.unwrap();
+        reader.batch_execute("COMMIT").await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(async { site.chain().fix(&identity).await }, waits);
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+
+    // somebody changes one again, renames another, drops a third
+    let changes = [
+        "ALTER TABLE no_key REPLICA IDENTITY NOTHING",
+        "ALTER TABLE refused RENAME TO renamed",
+        "DROP TABLE \"No Key\"",
+    ];
+    site.bed.run("app", &changes).await;
+    assert_unwound(site.chain().unfix(&[]).await);
+    let state = site.state().await;
+    assert!(state.iter().any(|line| line == "identity no_key n"), "{state:#?}");
+    assert!(state.iter().any(|line| line == "identity renamed n"), "{state:#?}");
+    let warned = |record: &&pgleap_saga::Record| record.kind == RecordKind::Warning;
+    let warnings: Vec<_> = site.journal.records(0).unwrap().iter().filter(warned).map(|r| r.body.to_string()).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("public.no_key was changed since"), "{warnings:#?}");
+}
+
+#[tokio::test]
+async fn setting_of_the_command_line_is_left_to_the_operator() {
+    let Some(site) = Site::start(15).await else { return };
+    site.bed.server.stop(pgleap_local::StopMode::Fast, std::time::Duration::from_secs(60)).await.unwrap();
+    let conf = site.bed.server.data_dir.join("postgresql.auto.conf");
+    let before = std::fs::read_to_string(&conf).unwrap();
+    let given = [("max_slot_wal_keep_size".to_owned(), "32MB".to_owned())];
+    let given = site.bed.settings_with(&given);
+    site.bed.server.start(&given, std::time::Duration::from_secs(60)).await.unwrap();
+    site.world.source.forget().await;
+    let remedies =
+        [Remedy { finding: "slot_retention.limited".into(), fixes: vec![Fix::reload("max_slot_wal_keep_size", -1)] }];
+    let outcome = site.chain().fix(&remedies).await.unwrap();
+    let Outcome::Blocked(failure) = outcome else { panic!("{outcome:?}") };
+    assert!(failure.error.to_string().contains("command line"), "{failure:?}");
+    assert_unwound(site.chain().unwind("never mind").await);
+    let sorted = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(sorted(&before), sorted(&std::fs::read_to_string(&conf).unwrap()));
+}
+
+/// Dies at every point of a remedy in turn, forward and back.
+#[cfg(feature = "faults")]
+#[tokio::test]
+async fn remedy_that_is_killed_anywhere_is_finished_by_resume_forward_and_back() {
+    use pgleap_saga::fault::Script;
+
+    let Some(site) = Site::start(15).await else { return };
+    let before = site.state().await;
+    let remedies = site.remedies().await;
+    let mut seen = std::collections::HashSet::new();
+    let mut deaths = 0;
+    loop {
+        let script = Script::kill_at_new(seen.clone());
+        let ended = script.run(async {
+            assert_eq!(site.chain().fix(&remedies).await.unwrap(), Outcome::Done);
+            assert_unwound(site.chain().unfix(&[]).await);
+        });
+        let ended = ended.await;
+        seen.extend(script.arrivals());
+        if ended.is_some() {
+            break;
+        }
+        deaths += 1;
+        match site.chain().resume().await {
+            Ok(Outcome::Done | Outcome::Unwound { .. }) | Err(ChainError::NotNow { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        // resumed forward it is applied; resumed back, the rest of the plans is still there
+        match site.chain().unwind("after a death").await {
+            Ok(Outcome::Unwound { .. }) | Err(ChainError::NotNow { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_becomes(&before, &site).await;
+    }
+    assert!(deaths >= 8 && seen.contains("fix.apply.between"), "{deaths} deaths at {seen:?}");
+}
