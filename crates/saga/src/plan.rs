@@ -127,6 +127,12 @@ impl<W: Sync> Plan<W> {
         self.push(Box::new(Erased(step)), None)
     }
 
+    /// Adds a step at the end, if it is wanted.
+    #[must_use]
+    pub fn then_if<S: Step<W> + 'static>(self, wanted: bool, step: S) -> Self {
+        if wanted { self.then(step) } else { self }
+    }
+
     /// Adds steps that share one deadline, `budget` after the first of them starts.
     ///
     /// Until the point of no return whatever goes wrong in here unwinds the plan at once: passing the deadline, a

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
-    config::Config,
+    config::{Config, RouteKind},
     finalize,
     fix::{self, Remedy},
     pg::Side,
@@ -153,6 +153,7 @@ pub fn upgrade_plan(id: String, config: &Config) -> Plan<World> {
         .then(Watched(replicate::Analyze))
         .then(replicate::CatchUp { max_lag_bytes: config.budgets.max_lag_bytes })
         .then(Watched(verify::CompareTables))
+        .then_if(matches!(config.route.kind, RouteKind::MultiHost), replicate::ShowReadOnly)
 }
 
 /// What a command cannot do now.
@@ -233,7 +234,7 @@ impl<'a> Chain<'a> {
                 let attempt = attempt.unwrap_or_else(|_| Attempt::only(from_of(state)));
                 switchover::plan_of(id, &attempt, &self.world.config)
             }
-            "finalize" => finalize::plan(id),
+            "finalize" => finalize::plan(id, &self.world.config),
             _ => upgrade_plan(id, &self.world.config),
         }
     }
@@ -522,7 +523,7 @@ impl<'a> Chain<'a> {
             // clients are served by the target, and the source may never come back to follow it
             Standing::SwitchedOver | Standing::Open { clients_moved: true, serving: Side::Source, .. } => {
                 let id = self.next_id("finalize")?;
-                self.begin(finalize::plan(id)).await
+                self.begin(finalize::plan(id, &self.world.config)).await
             }
             Standing::Open { kind, .. } if kind == "finalize" => self.resume().await,
             other => Err(ChainError::NotNow {

@@ -57,7 +57,7 @@ pub(super) fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
             Part {
                 command: "pgleap finalize",
                 what: "give up the way back, and remove everything of pgleap's",
-                steps: finalize::plan("finalize-1".into()).describe(),
+                steps: finalize::plan("finalize-1".into(), config).describe(),
             },
         ],
     };

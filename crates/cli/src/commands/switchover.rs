@@ -12,10 +12,11 @@ use crate::{args, display::text, errors::CommandError, exit::Exit, out::Out, sit
 pub(super) async fn run(args: &args::Timing, site: &Site, out: Out) -> Result<Exit, CommandError> {
     let foretold =
         rehearse::quote(&site.read_begun()?).unwrap_or_else(|| "not rehearsed: `pgleap rehearse`".to_owned());
+    let seen = site.config.route.capabilities().told();
     let budget = text::seconds(site.config.budgets.write_pause.as_secs_f64());
     let timing = timing(args)?;
     out.confirm(&format!(
-        "This moves writes from the source to the target. Clients wait at the pooler for at most {budget}; if the target\n\
+        "This moves writes from the source to the target. For at most {budget} {seen}; if the target\n\
          cannot be opened by then, they go on at the source. Afterwards the source follows, and `pgleap rollback` goes back.\n\
          Foretold: {foretold}{}",
         when(&timing)

@@ -347,7 +347,7 @@ impl Config {
         root.absorb(provider);
 
         let mut route = root.table("route");
-        let kind = route.kind(&["pgbouncer", "command"], &["multi_host", "dns", "aws_blue_green"]);
+        let kind = route.kind(&["pgbouncer", "multi_host", "command"], &["dns", "aws_blue_green"]);
         let kind = match kind.as_deref() {
             Some("command") => RouteKind::Command(read_program(&mut route)),
             Some("multi_host") => RouteKind::MultiHost,

@@ -3,19 +3,28 @@
 use pgleap_saga::{Observed, Plan, Reversal, Step, StepError, StepName};
 
 use crate::{
+    config::{Config, RouteKind},
     pg::{PgError, Side},
     provision::{PrepareDatabases, claim_directories::release, prepare_databases::drop_schema},
     replicate::{create_publications::drop_publication, slot, subscription},
+    switchover::signpost::take_down,
     world::{Cx, World},
 };
 
 /// Returns the plan that ends the upgrade, with the target serving.
-pub fn plan(id: String) -> Plan<World> {
-    Plan::new(id, "finalize", serde_json::Value::Null).then(DropReverse).then(RemoveObjects).then(RemoveFiles)
+pub fn plan(id: String, config: &Config) -> Plan<World> {
+    Plan::new(id, "finalize", serde_json::Value::Null)
+        .then(DropReverse)
+        .then_if(matches!(config.route.kind, RouteKind::MultiHost), CloseSource)
+        .then(RemoveObjects)
+        .then(RemoveFiles)
 }
 
 /// Ends reverse replication. From here on the old cluster is left behind: there is no way back.
 pub struct DropReverse;
+
+/// Closes the old cluster to applications: what made its tables refuse writes goes with the schema `pgleap`.
+pub struct CloseSource;
 
 /// Drops publication and schema `pgleap` in every database of both clusters.
 pub struct RemoveObjects;
@@ -62,6 +71,32 @@ fn gone(cx: &Cx<'_>, error: PgError) -> Result<(), StepError> {
     }
     cx.warn(format!("the source cannot be reached, so what is in it stays there: {error}"));
     Ok(())
+}
+
+impl Step<World> for CloseSource {
+    type Output = ();
+    const NAME: StepName = StepName("finalize.close_source");
+    const REVISION: u32 = 1;
+    const REVERSAL: Reversal = Reversal::Nothing;
+
+    fn summary(&self) -> String {
+        "close the old cluster to applications: name the target alone in their connection strings before".to_owned()
+    }
+
+    async fn probe(&self, _: &Cx<'_>) -> Result<Observed<()>, StepError> {
+        Ok(Observed::Absent)
+    }
+
+    async fn run(&self, cx: &Cx<'_>) -> Result<(), StepError> {
+        match cx.world.source.db(&cx.world.config.source.database).await {
+            Ok(_) => take_down(cx, Side::Source).await,
+            Err(error) => gone(cx, error),
+        }
+    }
+
+    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
+        Ok(())
+    }
 }
 
 impl Step<World> for RemoveObjects {

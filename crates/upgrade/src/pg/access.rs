@@ -101,6 +101,14 @@ pub fn restore(all: &[Access]) -> String {
     sql
 }
 
+/// Returns the statements that give the rights back to those who are to find a read-only default.
+pub fn let_in(all: &[Access]) -> String {
+    let read_only = |access: &Access| {
+        format!("ALTER DATABASE {} SET default_transaction_read_only = on;\n", ident::quote(&access.database))
+    };
+    admit(all) + &all.iter().map(read_only).collect::<String>()
+}
+
 /// Returns the statements that give the rights back, and leave the read-only default as it is.
 pub fn admit(all: &[Access]) -> String {
     let mut sql = String::new();
@@ -180,6 +188,13 @@ const END_FOREIGN: &str = "
        AND a.pid <> pg_catalog.pg_backend_pid() AND a.application_name <> $2
        AND NOT coalesce(a.usename = ANY($3::text[]), false)";
 
+/// Of client sessions that a fence stops: how many there are, those ended now that are in no transaction.
+const END_IDLE: &str = "
+    SELECT count(*), count(CASE WHEN a.state = 'idle' THEN pg_catalog.pg_terminate_backend(a.pid) END)
+      FROM pg_catalog.pg_stat_activity AS a JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid AND NOT r.rolsuper
+     WHERE a.datname = ANY($1::text[]) AND a.backend_type = 'client backend' AND a.usename <> ALL($3::text[])
+       AND a.pid <> pg_catalog.pg_backend_pid() AND a.application_name <> $2";
+
 /// A client session that is not pgleap's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreign {
@@ -252,12 +267,21 @@ pub async fn end_foreign(
     Ok(session.query(END_FOREIGN, &[&databases, &own, &spared]).await?.iter().map(Foreign::read).collect())
 }
 
-/// Prepares the statements of [`foreign`] and [`end_foreign`].
+/// Ends the client sessions that are in no transaction, superusers' and those of `spared` roles apart; returns how many there were in all, busy or not.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn end_idle(session: &Session, databases: &[String], own: &str, spared: &[String]) -> Result<i64, PgError> {
+    Ok(session.query_one(END_IDLE, &[&databases, &own, &spared]).await?.get(0))
+}
+
+/// Prepares the statements of [`foreign`], [`end_foreign`] and [`end_idle`].
 ///
 /// # Errors
 /// [`PgError`].
 pub async fn warm(session: &Session) -> Result<(), PgError> {
     session.prepare(FOREIGN).await?;
     session.prepare(END_FOREIGN).await?;
+    session.prepare(END_IDLE).await?;
     Ok(())
 }

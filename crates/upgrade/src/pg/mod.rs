@@ -9,6 +9,7 @@ pub mod lsn;
 pub mod marker;
 pub mod secret;
 pub mod session;
+pub mod signpost;
 
 pub use cluster::{Cluster, Endpoint, Side};
 pub use lsn::Lsn;

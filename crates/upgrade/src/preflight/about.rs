@@ -10,6 +10,8 @@ use super::{Severity, rules};
 pub enum Topic {
     /// This host: programs, directories, disks, ports.
     Host,
+    /// What stands between clients and servers.
+    Route,
     /// PgBouncer.
     Poolers,
     /// WAL, slots, senders, workers.
@@ -28,8 +30,9 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic, in the order in which they are listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Host,
+        Self::Route,
         Self::Poolers,
         Self::Replication,
         Self::Tables,
@@ -43,6 +46,7 @@ impl Topic {
     pub fn title(self) -> &'static str {
         match self {
             Self::Host => "This host",
+            Self::Route => "Route",
             Self::Poolers => "PgBouncer",
             Self::Replication => "Replication",
             Self::Tables => "Tables",

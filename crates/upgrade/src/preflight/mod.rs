@@ -30,11 +30,13 @@ mod pooler_ini;
 mod pooler_scram_iterations;
 mod pooler_settings;
 mod prepared_transactions;
+mod read_only_defaults;
 mod replica_identity;
 mod replica_triggers;
 mod replication_slots;
 mod retained_wal;
 mod role;
+mod route;
 mod same_host;
 mod slot_retention;
 mod subscriptions;
@@ -86,6 +88,7 @@ type OfPooler = for<'a> fn(&'a World, Option<&'a Source>, &'a Console) -> BoxFut
 const OF_HOST: &[(&About, OfHost)] = &[
     (&binaries::ABOUT, |w, s| Box::pin(binaries::check(w, s))),
     (&directories::ABOUT, |w, _| Box::pin(directories::check(w))),
+    (&route::ABOUT, |w, _| Box::pin(route::check(w))),
     (&target_port::ABOUT, |w, _| Box::pin(target_port::check(w))),
 ];
 
@@ -95,6 +98,7 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
     (&logical_workers::ABOUT, |_, s| Box::pin(logical_workers::check(s))),
     (&long_transactions::ABOUT, |w, s| Box::pin(long_transactions::check(w, s))),
     (&prepared_transactions::ABOUT, |_, s| Box::pin(prepared_transactions::check(s))),
+    (&read_only_defaults::ABOUT, |w, s| Box::pin(read_only_defaults::check(w, s))),
     (&replication_slots::ABOUT, |_, s| Box::pin(replication_slots::check(s))),
     (&retained_wal::ABOUT, |w, s| Box::pin(retained_wal::check(w, s))),
     (&role::ABOUT, |w, s| Box::pin(role::check(w, s))),

@@ -18,6 +18,7 @@ use crate::{
         access::{self, Foreign},
     },
     readers::address,
+    route::Clients,
     world::{Cx, World},
 };
 
@@ -28,6 +29,8 @@ use crate::{
 pub struct Fence {
     /// The side that serves.
     pub from: Side,
+    /// What clients see of it.
+    pub clients: Clients,
 }
 
 /// Somebody who changes these databases' rights at the same time must not use the pause up.
@@ -58,6 +61,17 @@ async fn end_older(cx: &Cx<'_>, session: &Session, names: &[String]) -> Result<(
     }
 }
 
+/// Sends clients away that cannot be kept waiting, each at the end of its transaction; returns when none is left, or when the
+/// time that transactions have for that is over.
+async fn wind_down(cx: &Cx<'_>, session: &Session, names: &[String], deadline: Instant) -> Result<(), StepError> {
+    let until = deadline.min(Instant::now() + cx.world.config.route.finish);
+    let (own, spared) = (&cx.world.source.application_name, &cx.world.config.readers.roles);
+    while access::end_idle(session, names, own, spared).await? > 0 && Instant::now() < until {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
 /// Refuses a pause in which superusers were seen: where one was, it may be again, and write when nobody looks any more.
 ///
 /// # Errors
@@ -81,7 +95,11 @@ impl Step<World> for Fence {
     const REVERSAL: Reversal = Reversal::Undo;
 
     fn summary(&self) -> String {
-        format!("fence the {}: pools drained, no new logins, nobody left connected", self.from)
+        let from = self.from;
+        match self.clients {
+            Clients::Wait => format!("fence the {from}: pools drained, no new logins, nobody left connected"),
+            _ => format!("fence the {from}: no new logins, transactions let end for a moment, nobody left connected"),
+        }
     }
 
     async fn probe(&self, _: &Cx<'_>) -> Result<Observed<()>, StepError> {
@@ -110,8 +128,16 @@ impl Step<World> for Fence {
         // one transaction, as one message: on an error nothing of it is left open in this session
         let sql = format!("SET LOCAL lock_timeout = '{LOCK_MS}ms'; {}", access::block(&saved));
         let block = async { Ok(session.batch(&sql).await?) };
+        let emptied = async {
+            if self.clients == Clients::Wait {
+                return try_join(block, world.route.drained(&writers, deadline)).await.map(drop);
+            }
+            // who is sent away first must not be let in again
+            block.await?;
+            wind_down(cx, &session, &names, deadline).await
+        };
         tokio::select! {
-            done = try_join(block, world.route.drained(&writers, deadline)) => done.map(drop)?,
+            done = emptied => done?,
             failed = end_older(cx, &session, &names) => failed?,
         }
         fault_point!("switchover.fence.after_block");

@@ -23,6 +23,7 @@ pub mod rehearse_repoint;
 pub mod retire_forward;
 pub mod save_access;
 pub mod sequences;
+pub mod signpost;
 pub mod strays;
 pub mod turn_replication;
 pub mod warm_cache;
@@ -35,7 +36,12 @@ use serde::{Deserialize, Serialize};
 
 pub use hot::Hot;
 
-use crate::{config::Config, pg::Side, readers, world::World};
+use crate::{
+    config::{Config, RouteKind},
+    pg::Side,
+    readers,
+    world::World,
+};
 
 /// The name of the section in which clients wait.
 pub const WRITE_PAUSE: &str = "write pause";
@@ -76,10 +82,13 @@ pub fn plan(id: String, from: Side, config: &Config) -> Plan<World> {
 /// nothing is stale in the pause.
 pub fn plan_of(id: String, attempt: &Attempt, config: &Config) -> Plan<World> {
     let from = attempt.from;
+    // clients find their way themselves: there is nothing to be led
+    let alone = matches!(config.route.kind, RouteKind::MultiHost);
+    let clients = config.route.capabilities().clients;
     let plan = Plan::new(id, "switchover", serde_json::json!(attempt))
         .then(check_gates::CheckGates { from })
         .then(save_access::SaveAccess { from })
-        .then(rehearse_repoint::RehearseRepoint { from });
+        .then_if(!alone, rehearse_repoint::RehearseRepoint { from });
     let plan = if readers::go_first(config, from) {
         plan.then(readers::Admit).then(readers::MovePools).then(readers::WatchWindow { window: config.readers.window })
     } else {
@@ -96,16 +105,18 @@ pub fn plan_of(id: String, attempt: &Attempt, config: &Config) -> Plan<World> {
     };
     plan.then(confirm_gates::ConfirmGates { from })
         .then(warm_up::WarmUp { from })
+        .then_if(alone, signpost::TakeDownSignpost { from })
         .section(WRITE_PAUSE, config.budgets.write_pause, |pause| {
             pause
-                .then(pause_pools::PausePools { from })
-                .then(fence::Fence { from })
+                .then(pause_pools::PausePools { from, clients })
+                .then(fence::Fence { from, clients })
                 .then(carry_over::CarryOver { from })
-                .then(move_clients::MoveClients { from })
+                .then(move_clients::MoveClients { from, alone })
         })
+        .then_if(alone, signpost::PutUpSignpost { from })
         .then(turn_replication::TurnReplication { from })
         .then(confirm_reverse::ConfirmReverse { from })
         .then(prove_equal::ProveEqual { from })
         .then(retire_forward::RetireForward { from })
-        .then(gather_poolers::GatherPoolers { from })
+        .then_if(!alone, gather_poolers::GatherPoolers { from })
 }

@@ -21,6 +21,8 @@ use crate::{
 pub struct MoveClients {
     /// The side that served.
     pub from: Side,
+    /// Clients find their way themselves.
+    pub alone: bool,
 }
 
 /// Clients moved.
@@ -37,7 +39,10 @@ impl Step<World> for MoveClients {
     const REVERSAL: Reversal = Reversal::PointOfNoReturn;
 
     fn summary(&self) -> String {
-        format!("open the {}, lead every pool to it, and resume", self.from.other())
+        match self.alone {
+            false => format!("open the {}, lead every pool to it, and resume", self.from.other()),
+            true => format!("open the {}: clients find it by themselves", self.from.other()),
+        }
     }
 
     /// Looks once more, as long as there is a way back, at whoever is needed past it: clients must not be moved to a server

@@ -7,6 +7,7 @@ use super::hot::{cold, databases, pause};
 use crate::{
     pg::Side,
     readers::addresses_of,
+    route::Clients,
     world::{Cx, World},
 };
 
@@ -14,6 +15,8 @@ use crate::{
 pub struct PausePools {
     /// The side that serves.
     pub from: Side,
+    /// What clients see of it.
+    pub clients: Clients,
 }
 
 impl Step<World> for PausePools {
@@ -24,7 +27,12 @@ impl Step<World> for PausePools {
     const REVERSAL: Reversal = Reversal::Undo;
 
     fn summary(&self) -> String {
-        "pause every pool: transactions under way end, new ones wait".to_owned()
+        match self.clients {
+            Clients::Wait => "pause every pool: transactions under way end, new ones wait",
+            Clients::Reconnect => "let nobody new in: connections that are open are left to the fence",
+            Clients::Errors => "begin: nothing can be paused, so clients get errors from here on",
+        }
+        .to_owned()
     }
 
     async fn probe(&self, _: &Cx<'_>) -> Result<Observed<usize>, StepError> {

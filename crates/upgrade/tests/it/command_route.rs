@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pgleap_lab::{Lab, LabSpec};
-use pgleap_upgrade::Standing;
+use pgleap_upgrade::{Standing, preflight};
 
 use crate::{
     bed::{assert_standing, assert_unwound, end, guard, small, until},
@@ -93,6 +93,12 @@ async fn a_program_of_ones_own_moves_clients_there_and_back_and_its_failures_cos
     let config = with_program(&lab);
     let rig = Rig::over(lab, &config, LOAD).await;
     let _guard = guard(&rig.lab);
+    set_mood(&rig.lab, "fail check");
+    let report = preflight::check(&rig.world).await;
+    let blockers: Vec<_> = report.blockers().map(|finding| (finding.id, finding.cause.as_deref())).collect();
+    assert_eq!(blockers, [("route.program_fails", Some("the file is not ours"))]);
+    set_mood(&rig.lab, "well");
+    assert!(preflight::check(&rig.world).await.is_clear());
     assert_done(rig.chain().run().await);
 
     refused(&rig, "fail check", &["`moody.sh` failed (exit status: 1) at `check`", "the file is not ours"]).await;

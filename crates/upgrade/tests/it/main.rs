@@ -11,6 +11,7 @@ mod facts;
 mod fixes;
 mod lost_journal;
 mod matrix;
+mod multi_host;
 mod preflight;
 mod preflight_footprint;
 mod readers;

@@ -76,6 +76,11 @@ impl Rig {
 
     /// Puts clients and an upgrade over a laboratory that runs.
     pub async fn over(lab: Lab, config: &str, load: Load) -> Self {
+        Self::over_by(lab, config, load, |lab, database| lab.through_pooler(database)).await
+    }
+
+    /// Like [`Self::over`], with clients that connect by another way than the pooler.
+    pub async fn over_by(lab: Lab, config: &str, load: Load, way: fn(&Lab, &str) -> tokio_postgres::Config) -> Self {
         std::fs::write(lab.config_path(), config).unwrap();
         let config = Config::load(&lab.config_path()).unwrap();
         std::fs::create_dir_all(&config.state_dir).unwrap();
@@ -83,7 +88,7 @@ impl Rig {
         let world = World::describe(config, "7f3a".into(), Launch::Task).await.unwrap();
         let mut canaries = Vec::new();
         for database in &lab.spec.databases {
-            let connect = lab.through_pooler(database);
+            let connect = way(&lab, database);
             // the schema belongs to the application's role, which may create one in its own database
             pgleap_canary::prepare(&lab.bypassing(lab.source_port, database)).await.unwrap();
             let config = CanaryConfig {
@@ -96,7 +101,7 @@ impl Rig {
             };
             canaries.push((database.clone(), Canary::start(config).await.unwrap()));
         }
-        let application = Application::start(&lab.through_pooler(&lab.spec.databases[0]), load.application, 20);
+        let application = Application::start(&way(&lab, &lab.spec.databases[0]), load.application, 20);
         Self { lab, world, journal, stop: StopSignal::new(), canaries, application }
     }
 
