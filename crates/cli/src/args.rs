@@ -167,6 +167,21 @@ pub struct Rehearse {
     /// The longest that each may take, in milliseconds; the write budget without it
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(10..=60_000))]
     pub budget_ms: Option<u32>,
+    /// Instead: copy the source, upgrade the copy, check its indexes, schemas and query plans, and remove it
+    #[arg(long, conflicts_with_all = ["pauses", "budget_ms"])]
+    pub twin: bool,
+    /// How many statements of pg_stat_statements are explained on both majors
+    #[arg(long, default_value_t = 100, value_name = "N", requires = "twin", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub top: u32,
+    /// Explain these statements instead, each ended by `;` at the end of a line
+    #[arg(long, value_name = "FILE", requires = "twin")]
+    pub statements: Option<PathBuf>,
+    /// How far cost and rows of a plan may differ without being told
+    #[arg(long, default_value_t = 2.0, value_name = "N", requires = "twin")]
+    pub factor: f64,
+    /// How long indexes are checked with amcheck, in seconds
+    #[arg(long, default_value_t = 60, value_name = "N", requires = "twin", value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub amcheck_seconds: u32,
 }
 
 /// `pgleap resume`

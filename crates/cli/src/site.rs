@@ -41,6 +41,11 @@ impl Site {
         Ok(Self { journal: config.state_dir.join(JOURNAL), file, config })
     }
 
+    /// Returns the site of this upgrade's twin, with a journal of its own.
+    pub fn of_twin(&self, config: Config) -> Self {
+        Self { journal: config.state_dir.join(JOURNAL), file: self.file.clone(), config }
+    }
+
     /// Opens the journal to read; `None` if nothing was begun here.
     ///
     /// # Errors

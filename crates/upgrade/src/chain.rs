@@ -131,7 +131,7 @@ pub fn upgrade_plan(id: String, config: &Config) -> Plan<World> {
     let target = &config.target;
     let plan = Plan::new(id, "upgrade", serde_json::Value::Null)
         .then(provision::ClaimDirectories { data_dir: target.data_dir.display().to_string() })
-        .then(provision::PrepareDatabases)
+        .then(provision::PrepareDatabases { marker: true })
         .then(replicate::CreatePublications)
         .then(replicate::CreateSlots);
     let plan = match &config.provider.standby {

@@ -18,6 +18,7 @@ pub mod replicate;
 pub mod route;
 pub mod switchover;
 pub mod timing;
+pub mod twin;
 pub mod verify;
 pub mod world;
 

@@ -14,6 +14,7 @@ mod rollback;
 mod run;
 mod status;
 mod switchover;
+mod twin;
 mod unwind;
 mod verify;
 mod watch;
@@ -52,6 +53,7 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
         Command::Run => run::run(&site, out).await,
         Command::Status => status::run(&site, out),
         Command::Watch(args) => watch::run(&args, &site, out).await,
+        Command::Rehearse(args) if args.twin => twin::run(&args, &site, out).await,
         Command::Rehearse(args) => rehearse::run(&args, &site, out).await,
         Command::Switchover(args) => switchover::run(&args, &site, out).await,
         Command::Verify => verify::run(&site, out).await,

@@ -16,4 +16,5 @@ mod kills;
 mod orphans;
 mod reports;
 mod stops;
+mod twin;
 mod usage;

@@ -232,6 +232,26 @@ pub async fn check(world: &World) -> Report {
     Report::new(unanswered_once(findings))
 }
 
+/// Checks whose blockers keep a copy from being made and upgraded on this host.
+const OF_A_COPY: [&str; 7] = ["binaries", "directories", "disk_space", "role", "same_host", "tablespaces", "versions"];
+
+/// Asks only what keeps a copy from being made and upgraded on this host, and changes nothing.
+pub async fn check_host(world: &World) -> Report {
+    let source = match Source::open(world).await {
+        Ok(source) => source,
+        Err(finding) => return Report::new(told(&source::ABOUT, vec![finding])),
+    };
+    let wanted = |about: &About| OF_A_COPY.contains(&about.check);
+    let (known, mut asked) = (&source, Vec::<BoxFuture<'_, Vec<Finding>>>::new());
+    for (about, ask) in OF_HOST.iter().filter(|(about, _)| wanted(about)) {
+        asked.push(Box::pin(async move { answered(about, Some(known), ask(world, Some(known)).await) }));
+    }
+    for (about, ask) in OF_SOURCE.iter().filter(|(about, _)| wanted(about)) {
+        asked.push(Box::pin(async move { answered(about, Some(known), ask(world, known).await) }));
+    }
+    Report::new(unanswered_once(join_all(asked).await.into_iter().flatten().collect()))
+}
+
 /// Asks every `lanes`-th check, beginning with `lane`, by a connection of its own.
 async fn in_database(world: &World, source: &Source, name: String, lane: usize, lanes: usize) -> Vec<Finding> {
     // not one that is kept: with a thousand databases, no more than a few are entered at a time

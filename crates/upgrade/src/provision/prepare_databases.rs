@@ -13,7 +13,10 @@ use crate::{
 /// Creates schema `pgleap` with the marker table in every database of the upgrade.
 ///
 /// It comes before the copy, so both clusters have it, and before the publication, so its rows travel.
-pub struct PrepareDatabases;
+pub struct PrepareDatabases {
+    /// The marker table is made; without it the source is only looked at.
+    pub marker: bool,
+}
 
 /// The source, as it was when the upgrade began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,11 +98,17 @@ impl Step<World> for PrepareDatabases {
     const REVERSAL: Reversal = Reversal::Undo;
 
     fn summary(&self) -> String {
-        "create schema `pgleap` with its marker table in each database of the source".to_owned()
+        match self.marker {
+            true => "create schema `pgleap` with its marker table in each database of the source".to_owned(),
+            false => "look what the source is".to_owned(),
+        }
     }
 
     async fn probe(&self, cx: &Cx<'_>) -> Result<Observed<SourceFacts>, StepError> {
         let facts = self.facts(cx).await?;
+        if !self.marker {
+            return Ok(Observed::Done(facts));
+        }
         let mut prepared = 0;
         for database in &facts.databases {
             let row = cx.world.source.db(&database.name).await?.query_one(PREPARED, &[]).await?;
@@ -143,6 +152,9 @@ impl Step<World> for PrepareDatabases {
     }
 
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
+        if !self.marker {
+            return Ok(());
+        }
         let facts = self.facts(cx).await?;
         for database in &facts.databases {
             drop_schema(&*cx.world.source.db(&database.name).await?, &cx.world.id).await?;

@@ -220,7 +220,7 @@ fn plan(world: &World, edge: &Arc<Edge>, off: Off) -> Plan<World> {
     let (target, budgets) = (&world.config.target, &world.config.budgets);
     Plan::new("upgrade-1", "upgrade", serde_json::Value::Null)
         .then(provision::ClaimDirectories { data_dir: target.data_dir.display().to_string() })
-        .then(PrepareDatabases)
+        .then(PrepareDatabases { marker: true })
         .then(replicate::CreatePublications)
         .then(replicate::CreateSlots)
         .then(provision::BaseBackup)

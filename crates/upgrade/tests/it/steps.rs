@@ -78,7 +78,7 @@ fn plan(world: &World) -> Plan<World> {
     let upgrade = provision::UpgradeCopy { major: target.version, transfer: world.config.provider.transfer };
     Plan::new("upgrade-1", "upgrade", serde_json::Value::Null)
         .then(Thorough(provision::ClaimDirectories { data_dir: String::new() }, Allows::All))
-        .then(Thorough(provision::PrepareDatabases, Allows::All))
+        .then(Thorough(provision::PrepareDatabases { marker: true }, Allows::All))
         .then(Thorough(replicate::CreatePublications, Allows::All))
         .then(Thorough(replicate::CreateSlots, Allows::All))
         .then(Thorough(provision::BaseBackup, Allows::Unseen))

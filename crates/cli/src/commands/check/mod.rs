@@ -78,17 +78,23 @@ pub(super) fn explain(id: Option<&str>, out: Out) -> Result<Exit, CommandError> 
 /// If there is a blocker; every finding was printed then.
 pub(super) async fn before_run(world: &World, out: Out) -> Result<(), CommandError> {
     let report = preflight::check(world).await;
-    if !report.findings.is_empty() {
-        out.say(&render(&report, out.paint()));
-    }
-    let blockers = count(&report, Severity::Blocker);
     if report.is_clear() {
+        if !report.findings.is_empty() {
+            out.say(&render(&report, out.paint()));
+        }
         return Ok(());
     }
-    Err(CommandError::new(Exit::Blocker, format!("{} in the way", text::plural(blockers, "blocker")))
+    Err(in_the_way(&report, out))
+}
+
+/// Prints every finding, and returns the error that says that nothing begins.
+pub(super) fn in_the_way(report: &Report, out: Out) -> CommandError {
+    out.say(&render(report, out.paint()));
+    let blockers = count(report, Severity::Blocker);
+    CommandError::new(Exit::Blocker, format!("{} in the way", text::plural(blockers, "blocker")))
         .because("the findings above say what, why, and what to do")
         .state("nothing was touched; the source serves reads and writes")
-        .hint("`pgleap check` looks again, as often as you like"))
+        .hint("`pgleap check` looks again, as often as you like")
 }
 
 fn count(report: &Report, severity: Severity) -> usize {

@@ -1,0 +1,256 @@
+//! `pgleap rehearse --twin`: a copy of the source, upgraded, looked at, and destroyed.
+
+use std::{path::PathBuf, time::Duration};
+
+use pgleap_saga::{Cx, EventSink, Executor, Journal, Outcome, RetryPolicy, StopSignal};
+use pgleap_upgrade::{
+    World, preflight,
+    twin::{self, Report, Wishes},
+};
+
+use super::check;
+use crate::{
+    args,
+    display::{Display, text},
+    errors::CommandError,
+    exit::Exit,
+    interrupt,
+    out::{Out, Paint, SCHEMA},
+    site::{self, Site},
+};
+
+/// What the newest twin told, beside its journal.
+const REPORT: &str = "report.json";
+/// How long the text of a statement is shown.
+const SHOWN: usize = 100;
+/// How many changed plans are shown in full.
+const IN_FULL: usize = 10;
+
+pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<Exit, CommandError> {
+    let wishes = wishes(args)?;
+    let real = site.world(site::new_id()).await?;
+    let config = twin::config(&site.config, &real.source).await.map_err(|error| {
+        CommandError::of(Exit::Usage, &error).state("nothing was begun").hint("`pgleap check` says what is in the way")
+    })?;
+    out.confirm(&format!(
+        "This copies the source to `{}`, upgrades the copy, looks at it, and removes it. The source is read, and not changed.",
+        config.provider.work_dir.display()
+    ))?;
+    let site = site.of_twin(config);
+    let journal = site.write()?;
+    let id = site::known_id(&journal)?.unwrap_or_else(site::new_id);
+    site::keep_id(&journal, &id)?;
+    let world = site.world(id).await?;
+    let events = EventSink::new();
+    let plans = journal.plans()?;
+    if let Some(left) = plans.last().filter(|plan| !matches!(plan.outcome, Some(Outcome::Unwound { .. }))) {
+        out.say("taking away the twin that an interrupted rehearsal left");
+        destroy(&world, &journal, &events, &left.id, &wishes).await?;
+    }
+    let host = preflight::check_host(&world).await;
+    if !host.is_clear() {
+        return Err(check::in_the_way(&host, out));
+    }
+    let id = format!("twin-{}", plans.len() + 1);
+    let display = (!out.is_json()).then(|| Display::start(&events, out));
+    let looked = look(&world, &journal, &events, &id, &wishes, args.factor).await;
+    let destroyed = destroy(&world, &journal, &events, &id, &wishes).await;
+    if let Some(display) = display {
+        display.finish().await;
+    }
+    destroyed?;
+    let report = looked?;
+    let path = site.config.state_dir.join(REPORT);
+    let kept = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
+    if let Err(error) = kept.and_then(|text| std::fs::write(&path, text)) {
+        out.say(&format!("`{}` cannot be written: {error}", path.display()));
+    }
+    match out.is_json() {
+        true => out.json(&serde_json::json!({ "schema": SCHEMA, "twin": report })),
+        false => out.data(&render(&report, out.data_paint())),
+    }
+    Ok(if report.is_wrong() { Exit::Differs } else { Exit::Done })
+}
+
+fn wishes(args: &args::Rehearse) -> Result<Wishes, CommandError> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map(|text| twin::split(&text)).map_err(|error| {
+            CommandError::new(Exit::Usage, format!("`{}` cannot be read", path.display())).because(error.to_string())
+        })
+    };
+    Ok(Wishes {
+        top: args.top,
+        statements: args.statements.as_ref().map(read).transpose()?,
+        check_indexes: Duration::from_secs(args.amcheck_seconds.into()),
+    })
+}
+
+/// Makes the twin and looks at it.
+async fn look(
+    world: &World,
+    journal: &Journal,
+    events: &EventSink,
+    id: &str,
+    wishes: &Wishes,
+    factor: f64,
+) -> Result<Report, CommandError> {
+    let stop = StopSignal::new();
+    let listening = interrupt::listen(stop.clone(), |_| {});
+    let plan = twin::plan(id.to_owned(), &world.config, wishes);
+    let executor = Executor::new(journal, events.clone(), RetryPolicy::default(), stop);
+    let outcome = tokio::select! {
+        biased;
+        outcome = executor.execute(&plan, world) => outcome?,
+        () = listening => return Err(CommandError::new(Exit::Unexpected, "signals cannot be listened to")),
+    };
+    let unchanged = "the source was read, and not changed; the twin is removed";
+    match outcome {
+        Outcome::Done => {
+            let plans = journal.plans()?;
+            let state = plans.iter().find(|plan| plan.id == id);
+            let state =
+                state.ok_or_else(|| CommandError::new(Exit::Unexpected, "the twin's plan is not in its journal"))?;
+            Ok(twin::report(&Cx::standalone(world, journal), state, factor)?)
+        }
+        Outcome::Stopped => Err(CommandError::new(Exit::Stopped, "stopped on request").state(unchanged)),
+        Outcome::Unwound { cause } => {
+            let mut error = CommandError::from(cause).state(unchanged);
+            error.exit = Exit::Blocker;
+            Err(error)
+        }
+        Outcome::Blocked(failure) | Outcome::NeedsOperator(failure) => {
+            let mut error = CommandError::from(failure.error).state(unchanged);
+            error.message = format!("`{}` failed: {}", failure.step, error.message);
+            Err(error)
+        }
+    }
+}
+
+/// Takes the twin away, whatever of it there is.
+async fn destroy(
+    world: &World,
+    journal: &Journal,
+    events: &EventSink,
+    id: &str,
+    wishes: &Wishes,
+) -> Result<(), CommandError> {
+    let undone = |plan: &pgleap_saga::PlanState| plan.id == id && matches!(plan.outcome, Some(Outcome::Unwound { .. }));
+    if journal.plans()?.iter().any(undone) {
+        return Ok(());
+    }
+    let plan = twin::plan(id.to_owned(), &world.config, wishes);
+    let executor = Executor::new(journal, events.clone(), RetryPolicy::default(), StopSignal::new());
+    match executor.unwind(&plan, world, twin::destroyed()).await? {
+        Outcome::Unwound { .. } => Ok(()),
+        other => Err(CommandError::new(Exit::Stopped, "the twin could not be removed")
+            .because(format!("{other:?}"))
+            .state("the source was read, and not changed")
+            .hint("remove the cause, then `pgleap rehearse --twin` removes it first")),
+    }
+}
+
+fn render(report: &Report, paint: Paint) -> String {
+    let mut lines = Vec::new();
+    let mut say = |word: &str, text: String| lines.push(format!("{}  {text}", paint.bold(&format!("{word:10}"))));
+    let longest = |stage: &&twin::Stage| stage.seconds >= 0.1;
+    let stages: Vec<_> = report
+        .stages
+        .iter()
+        .filter(longest)
+        .map(|stage| format!("{} {}", stage.step, text::seconds(stage.seconds)))
+        .collect();
+    say("took", stages.join(", "));
+    say(
+        "extensions",
+        if report.extensions.is_empty() { "none to update".to_owned() } else { report.extensions.join(", ") },
+    );
+    let checked = format!(
+        "{} of {} checked with amcheck",
+        report.indexes.checked,
+        text::plural(report.indexes.all, "B-tree index").replace("indexs", "indexes")
+    );
+    say(
+        "indexes",
+        match (&report.indexes.missing, report.indexes.wrong.as_slice()) {
+            (Some(why), _) => why.clone(),
+            (None, []) => format!("{checked}, nothing is wrong"),
+            (None, wrong) => format!(
+                "{checked}; {}\n            {}",
+                paint.red(&text::plural(wrong.len(), "damaged")),
+                wrong.join("\n            ")
+            ),
+        },
+    );
+    say(
+        "schema",
+        match report.restore.as_slice() {
+            [] => "dumped and restored".to_owned(),
+            wrong => format!("{}\n            {}", paint.red("cannot be restored"), wrong.join("\n            ")),
+        },
+    );
+    say(
+        "plans",
+        match &report.missing {
+            Some(why) => why.clone(),
+            None => format!(
+                "{} the same, {} changed, {} fail now, {} could not be explained",
+                report.same,
+                report.changed.len(),
+                report.broken.len(),
+                report.unexplained.len()
+            ),
+        },
+    );
+    if !report.unused.is_empty() {
+        say("unused", format!("used before, by none of these now: {}", report.unused.join(", ")));
+    }
+    for broken in &report.broken {
+        lines.push(format!(
+            "\n{}  {}\n            {}",
+            paint.red("fails     "),
+            short(&broken.statement.text),
+            broken.why
+        ));
+    }
+    for changed in report.changed.iter().take(IN_FULL) {
+        let how = &changed.how;
+        let left = if how.left.is_empty() { String::new() } else { format!("; no longer by {}", how.left.join(", ")) };
+        lines.push(format!(
+            "\n{}  {}{}\n            in `{}`: cost × {:.1}, rows × {:.1}{left}",
+            paint.yellow("changed   "),
+            short(&changed.statement.text),
+            changed.statement.ran.map_or_else(String::new, |(calls, ms)| format!(
+                "  ({} calls, {})",
+                text::count(u64::try_from(calls).unwrap_or_default()),
+                text::millis(ms)
+            )),
+            changed.database,
+            how.cost_factor,
+            how.rows_factor
+        ));
+        if how.shape {
+            let width = changed.before.shape.iter().map(|line| line.chars().count()).max().unwrap_or(0).max(6);
+            let rows = changed.before.shape.len().max(changed.now.shape.len());
+            let of = |shape: &[String], n: usize| shape.get(n).cloned().unwrap_or_default();
+            lines.push(format!("            {}", paint.dim(&format!("{:width$}  now", "before"))));
+            lines.extend((0..rows).map(|n| {
+                format!("            {:width$}  {}", of(&changed.before.shape, n), of(&changed.now.shape, n))
+                    .trim_end()
+                    .to_owned()
+            }));
+        }
+    }
+    if report.changed.len() > IN_FULL {
+        lines.push(format!("\nand {} more: `--format json` has them all", report.changed.len() - IN_FULL));
+    }
+    lines.join("\n")
+}
+
+/// Returns the beginning of a statement, in one line.
+fn short(statement: &str) -> String {
+    let line = statement.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
+}

@@ -1,0 +1,145 @@
+//! `pgleap rehearse --twin` against a real source: what it tells, and that it leaves nothing behind.
+
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+};
+
+use pgleap_lab::{Lab, LabSpec};
+use serde_json::Value;
+use tokio::process::Command;
+use tokio_postgres::NoTls;
+
+/// Not every installation of 18 brings the contributed modules that are looked at.
+const TO: u16 = 17;
+
+struct Scene {
+    lab: Lab,
+}
+
+impl Scene {
+    async fn set(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("pgl-{}-{name}", std::process::id()));
+        let mut spec = LabSpec::new(15, TO, &directory);
+        spec.databases = vec!["shop".into()];
+        spec.source_settings =
+            vec![("fsync".into(), "off".into()), ("shared_preload_libraries".into(), "pg_stat_statements".into())];
+        let lab = Lab::start(spec).await.unwrap();
+        std::fs::write(lab.config_path(), lab.config_text()).unwrap();
+        let scene = Self { lab };
+        scene.sql("CREATE EXTENSION pg_stat_statements; CREATE INDEX history_tid ON pgbench_history (tid, aid)").await;
+        scene
+    }
+
+    async fn sql(&self, sql: &str) {
+        let (client, connection) = self.lab.directly(self.lab.source_port, "shop").connect(NoTls).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        client.batch_execute(sql).await.unwrap();
+    }
+
+    /// Everything on the source that a rehearsal could leave.
+    async fn traces(&self) -> Vec<String> {
+        let (client, connection) = self.lab.directly(self.lab.source_port, "shop").connect(NoTls).await.unwrap();
+        tokio::spawn(async move { drop(connection.await) });
+        let sql = "SELECT slot_name::text FROM pg_replication_slots UNION ALL SELECT pubname FROM pg_publication
+                   UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'pgleap'";
+        client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgleap"));
+        command.args(["--yes", "--config"]).arg(self.lab.config_path()).args(["rehearse", "--twin"]).args(more);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, more: &[&str]) -> Output {
+        self.command(more).output().await.unwrap()
+    }
+
+    fn twins(&self) -> Vec<std::path::PathBuf> {
+        let places = ["w.twin", "target.twin"].map(|name| self.lab.spec.dir.join(name));
+        places.into_iter().filter(|path| Path::new(path).exists()).collect()
+    }
+}
+
+fn report(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let json: Value = serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr)));
+    json["twin"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_gone_afterwards() {
+    let scene = Scene::set("twin").await;
+    scene.sql("SELECT count(*) FROM pgbench_accounts WHERE aid = 17").await;
+    let output = scene.run(&["--format", "json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let twin = report(&output);
+    let stages: Vec<_> =
+        twin["stages"].as_array().unwrap().iter().map(|stage| stage["step"].as_str().unwrap()).collect();
+    for step in ["provision.base_backup", "provision.upgrade_copy", "replicate.analyze", "twin.restore_schema"] {
+        assert!(stages.contains(&step), "{stages:?}");
+    }
+    assert!(twin["same"].as_u64().unwrap() > 0, "{twin:#}");
+    assert!(!twin["unexplained"].to_string().contains("WHERE aid = $1"), "{twin:#}");
+    assert_eq!(twin["broken"].as_array().unwrap().len(), 0, "{twin:#}");
+    assert_eq!(twin["indexes"]["checked"], twin["indexes"]["all"]);
+    assert!(twin["indexes"]["all"].as_u64().unwrap() > 3);
+    assert_eq!(twin["restore"].as_array().unwrap().len(), 0, "{twin:#}");
+    assert_eq!(scene.traces().await, Vec::<String>::new());
+    assert_eq!(scene.twins(), Vec::<std::path::PathBuf>::new());
+
+    // what fails is told: a column that 17 took away, and what never was
+    let file = scene.lab.spec.dir.join("statements.sql");
+    let text = "SELECT buffers_checkpoint FROM pg_stat_bgwriter;\nSELECT * FROM no_such_table WHERE a = $1;\n\
+                SELECT aid FROM pgbench_history WHERE tid = $1;\nUPDATE pgbench_accounts SET abalance = abalance + $1 WHERE aid = $2;\n\
+                SELECT count(DISTINCT tid) FROM pgbench_history;\n";
+    std::fs::write(&file, text).unwrap();
+    let output =
+        scene.run(&["--statements", file.to_str().unwrap(), "--amcheck-seconds", "0", "--format", "json"]).await;
+    assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
+    let twin = report(&output);
+    assert!(twin["broken"][0]["why"].as_str().unwrap().contains("buffers_checkpoint"), "{twin:#}");
+    assert!(twin["unexplained"][0]["why"].as_str().unwrap().contains("no_such_table"), "{twin:#}");
+    assert_eq!(twin["same"].as_u64().unwrap() + twin["changed"].as_array().unwrap().len() as u64, 3);
+    // from 16 on its rows come sorted
+    let distinct = twin["changed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["statement"]["text"].to_string().contains("DISTINCT"));
+    assert_eq!(distinct.unwrap()["how"]["shape"], true, "{twin:#}");
+    assert_eq!(twin["indexes"]["checked"], 0);
+
+    // a database that the new major refuses: the source has nothing to do with what pg_upgrade says
+    scene.sql("CREATE TABLE odd (a regproc)").await;
+    let output = scene.run(&[]).await;
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("pg_upgrade --check refuses this upgrade") && told.contains("odd"), "{told}");
+    assert!(told.contains("state: the source was read, and not changed; the twin is removed"), "{told}");
+    assert_eq!(scene.twins(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(scene.traces().await, Vec::<String>::new());
+    scene.lab.destroy().await.unwrap();
+}
+
+#[cfg(feature = "faults")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_twin_whose_maker_was_killed_is_taken_away_by_the_next() {
+    let scene = Scene::set("twink").await;
+    let mut killed = scene.command(&[]);
+    killed.env("PGLEAP_FAULT", "kill:provision.start_target.after_run");
+    let output = killed.output().await.unwrap();
+    assert_eq!(output.status.code(), None, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(scene.twins().len(), 2, "it was killed with a twin that runs");
+    let output = scene.run(&[]).await;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("taking away the twin that an interrupted rehearsal left"), "{told}");
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(scene.twins(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(scene.traces().await, Vec::<String>::new());
+    scene.lab.destroy().await.unwrap();
+}
