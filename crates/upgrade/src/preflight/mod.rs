@@ -15,12 +15,15 @@ mod pooler;
 mod rules;
 mod source;
 
+mod apply_timeouts;
 mod binaries;
 mod databases;
 mod directories;
 mod disk_space;
 mod event_triggers;
+mod followers;
 mod foreign_tables;
+mod generated_columns;
 mod large_objects;
 mod logical_workers;
 mod long_transactions;
@@ -38,6 +41,7 @@ mod retained_wal;
 mod role;
 mod route;
 mod same_host;
+mod scheduled_jobs;
 mod slot_retention;
 mod subscriptions;
 mod superuser_clients;
@@ -93,8 +97,10 @@ const OF_HOST: &[(&About, OfHost)] = &[
 ];
 
 const OF_SOURCE: &[(&About, OfSource)] = &[
+    (&apply_timeouts::ABOUT, |w, s| Box::pin(apply_timeouts::check(w, s))),
     (&databases::ABOUT, |w, s| Box::pin(databases::check(w, s))),
     (&disk_space::ABOUT, |w, s| Box::pin(disk_space::check(w, s))),
+    (&followers::ABOUT, |w, s| Box::pin(followers::check(w, s))),
     (&logical_workers::ABOUT, |_, s| Box::pin(logical_workers::check(s))),
     (&long_transactions::ABOUT, |w, s| Box::pin(long_transactions::check(w, s))),
     (&prepared_transactions::ABOUT, |_, s| Box::pin(prepared_transactions::check(s))),
@@ -117,10 +123,12 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
 const OF_DATABASE: &[(&About, OfDatabase)] = &[
     (&event_triggers::ABOUT, |d| Box::pin(event_triggers::check(d))),
     (&foreign_tables::ABOUT, |d| Box::pin(foreign_tables::check(d))),
+    (&generated_columns::ABOUT, |d| Box::pin(generated_columns::check(d))),
     (&large_objects::ABOUT, |d| Box::pin(large_objects::check(d))),
     (&materialized_views::ABOUT, |d| Box::pin(materialized_views::check(d))),
     (&replica_identity::ABOUT, |d| Box::pin(replica_identity::check(d))),
     (&replica_triggers::ABOUT, |d| Box::pin(replica_triggers::check(d))),
+    (&scheduled_jobs::ABOUT, |d| Box::pin(scheduled_jobs::check(d))),
     (&unlogged_tables::ABOUT, |d| Box::pin(unlogged_tables::check(d))),
     (&version_database::ABOUT, |d| Box::pin(version_database::check(d))),
     (&version_expressions::ABOUT, |d| Box::pin(version_expressions::check(d))),
@@ -266,7 +274,9 @@ async fn in_database(world: &World, source: &Source, name: String, lane: usize, 
             );
         }
     };
-    let database = Entered { name, session, from: source.major(), to: world.config.target.version };
+    let target = &world.config.target;
+    let (from, to, target_settings) = (source.major(), target.version, target.settings.clone());
+    let database = Entered { name, session, from, to, target_settings };
     let asked = OF_DATABASE.iter().skip(lane).step_by(lanes).map(|(about, ask)| {
         let answer = ask(&database);
         async move { answered(about, Some(source), answer.await) }

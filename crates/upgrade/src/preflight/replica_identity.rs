@@ -23,6 +23,8 @@ struct Table {
     usable_index: Option<String>,
     /// Columns whose type has no equality.
     incomparable: Vec<String>,
+    /// It has stored generated columns, which no identity may hold.
+    generated: bool,
 }
 
 pub(super) const ABOUT: About = About {
@@ -47,6 +49,7 @@ pub(super) async fn check(database: &Entered) -> Answer {
         deferrable_key: row.get("deferrable_key"),
         usable_index: row.get("usable_index"),
         incomparable: row.get("incomparable"),
+        generated: row.get("generated"),
     };
     let tables: Vec<Table> = rows.iter().map(read).collect();
     Ok(judge(&database.name, &tables))
@@ -54,7 +57,8 @@ pub(super) async fn check(database: &Entered) -> Answer {
 
 fn judge(database: &str, tables: &[Table]) -> Vec<Finding> {
     let of = |kinds: &[&str]| tables.iter().filter(|t| kinds.contains(&t.identity.as_str())).collect::<Vec<_>>();
-    let refused = "once they are published, UPDATE and DELETE on them fail on the source";
+    let refused =
+        "once they are published, UPDATE, DELETE and INSERT … ON CONFLICT DO UPDATE on them fail on the source";
     let mut findings = Vec::new();
     for (id, tables, what, cause) in [
         ("replica_identity.missing", of(&["d", "n"]), "no replica identity", refused),
@@ -95,7 +99,7 @@ fn with_columns(table: &Table) -> String {
 
 fn fix(database: &str, table: &Table) -> Option<Fix> {
     // without an index, FULL would only move the failure to the other side where columns cannot be compared
-    let works = table.usable_index.is_some() || table.incomparable.is_empty();
+    let works = table.usable_index.is_some() || (table.incomparable.is_empty() && !table.generated);
     works.then(|| Fix::ReplicaIdentity {
         database: database.to_owned(),
         table: table.name.clone(),
@@ -106,8 +110,11 @@ fn fix(database: &str, table: &Table) -> Option<Fix> {
 fn remedy(database: &str, table: &Table) -> String {
     fix(database, table).map_or_else(
         || {
-            let columns = table.incomparable.join(", ");
-            format!("ALTER TABLE {} ADD PRIMARY KEY (…);  -- {columns} cannot be compared", table.name)
+            let why = match table.incomparable.as_slice() {
+                [] => "FULL would hold a generated column".to_owned(),
+                columns => format!("{} cannot be compared", columns.join(", ")),
+            };
+            format!("ALTER TABLE {} ADD PRIMARY KEY (…);  -- {why}", table.name)
         },
         |fix| fix.sql(),
     )
@@ -138,5 +145,7 @@ mod tests {
         assert_eq!(remedy("app", &table("s.a", "d")), "ALTER TABLE s.a REPLICA IDENTITY FULL;");
         let json = Table { incomparable: vec!["j json".into()], ..table("s.a", "d") };
         assert!(remedy("app", &json).contains("PRIMARY KEY") && fix("app", &json).is_none());
+        let generated = Table { generated: true, ..table("s.a", "d") };
+        assert!(remedy("app", &generated).contains("generated") && fix("app", &generated).is_none());
     }
 }

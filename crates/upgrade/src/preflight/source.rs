@@ -56,6 +56,8 @@ pub(super) struct Entered {
     pub from: u16,
     /// The target's.
     pub to: u16,
+    /// What the operator gives the target.
+    pub target_settings: Vec<(String, String)>,
 }
 
 const WHO_AND_WHAT: &str = "

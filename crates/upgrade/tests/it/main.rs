@@ -4,6 +4,7 @@
 
 mod bed;
 mod boundary;
+mod checks;
 mod command_route;
 #[cfg(feature = "faults")]
 mod deaths;

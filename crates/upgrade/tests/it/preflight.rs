@@ -140,6 +140,7 @@ pub struct Wishes {
     pub source: String,
     pub target: u16,
     pub target_port: u16,
+    pub settings: String,
     pub data_dir: String,
     pub work_dir: String,
     pub provider: String,
@@ -154,12 +155,13 @@ impl Wishes {
     }
 
     pub async fn world(&self) -> World {
-        let Self { dsn, source, target, target_port, data_dir, work_dir, provider, pooler, ini, budgets } = self;
+        let Self { dsn, source, target, target_port, settings, data_dir, work_dir, provider, pooler, ini, budgets } =
+            self;
         let password = format!("password = {{ command = [\"echo\", \"{PASSWORD}\"] }}");
         let source = if source.contains("password") { source.clone() } else { format!("{password}\n{source}") };
         let text = format!(
             "[source]\ndsn = \"{dsn}\"\n{source}\n[target]\nversion = {target}\nport = {target_port}\n\
-             data_dir = \"{data_dir}\"\n[provider]\nkind = \"self_managed\"\nwork_dir = \"{work_dir}\"\n{provider}\n\
+             data_dir = \"{data_dir}\"\nsettings = {{ {settings} }}\n[provider]\nkind = \"self_managed\"\nwork_dir = \"{work_dir}\"\n{provider}\n\
              [route]\nkind = \"pgbouncer\"\n[[route.pgbouncer]]\nadmin = \"{pooler}\"\nini = \"{ini}\"\n{password}\n\
              [budgets]\n{budgets}"
         );

@@ -1,7 +1,7 @@
 -- Lists tables that FOR ALL TABLES would publish and whose UPDATE or DELETE could not be replicated.
 -- Runs on: source, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
 -- Columns: table_name text, identity text (pg_class.relreplident), deferrable_key bool, usable_index text,
---          incomparable text[] (columns and their types)
+--          incomparable text[] (columns and their types), generated bool (it has stored generated columns)
 -- Partitioned tables are left out: what counts is the partition that a row is in.
 WITH RECURSIVE keys AS (
     -- Only indexes that are valid and checked at once identify rows (RelationGetIndexList).
@@ -62,10 +62,12 @@ SELECT pg_catalog.format('%I.%I', n.nspname, u.relname) AS table_name,
          WHERE i.indrelid = u.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
            AND i.indpred IS NULL AND i.indexprs IS NULL
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
-                            WHERE a.attrelid = u.oid AND NOT a.attnotnull
+                            WHERE a.attrelid = u.oid AND (NOT a.attnotnull OR a.attgenerated <> '')
                               AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
          ORDER BY i.indnkeyatts, ic.relname LIMIT 1) AS usable_index,
-       coalesce(b.columns, '{}') AS incomparable
+       coalesce(b.columns, '{}') AS incomparable,
+       EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                WHERE a.attrelid = u.oid AND a.attgenerated = 's' AND NOT a.attisdropped) AS generated
   FROM unidentified AS u JOIN pg_catalog.pg_namespace AS n ON n.oid = u.relnamespace
   LEFT JOIN incomparable_columns AS b ON b.attrelid = u.oid
  WHERE u.relreplident <> 'f' OR b.columns IS NOT NULL
