@@ -9,9 +9,10 @@ use crate::world::World;
 
 const OPEN: &str = "
     SELECT pid, coalesce(usename::text, '?'), coalesce(datname::text, '?'), application_name, coalesce(state, '?'),
-           pg_catalog.round(extract(epoch FROM now() - xact_start))::bigint
+           pg_catalog.round(extract(epoch FROM now() - xact_start))::bigint, backend_xid IS NOT NULL
       FROM pg_catalog.pg_stat_activity
-     WHERE backend_xid IS NOT NULL AND xact_start < now() - $1::float8 * interval '1 s' ORDER BY xact_start";
+     WHERE (backend_xid IS NOT NULL OR (state LIKE 'idle in transaction%' AND datname = ANY($2::text[])))
+       AND pid <> pg_catalog.pg_backend_pid() AND xact_start < now() - $1::float8 * interval '1 s' ORDER BY xact_start";
 
 pub(super) const ABOUT: About = About {
     check: "long_transactions",
@@ -19,12 +20,15 @@ pub(super) const ABOUT: About = About {
     reads: "`pg_stat_activity`, of every database",
     why: "A slot's creation waits for each transaction that holds an id, wherever it runs, and a pool does not pause \
           while one is open.",
-    findings: &[warning("transaction.long", Applied::ByHand("ending somebody's transaction loses their work."))],
+    findings: &[
+        warning("transaction.long", Applied::ByHand("ending somebody's transaction loses their work.")),
+        warning("transaction.idle", Applied::ByHand("ending somebody's transaction loses their work.")),
+    ],
 };
 
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let limit = world.config.budgets.long_transaction.as_secs_f64();
-    let rows = source.session.query(OPEN, &[&limit]).await?;
+    let rows = source.session.query(OPEN, &[&limit, &source.names()]).await?;
     let finding = |row: &tokio_postgres::Row| {
         let pid: i32 = row.get(0);
         let (role, database, application): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
@@ -32,8 +36,16 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         let message = format!(
             "pid {pid} (role `{role}`, `{application}`, database `{database}`, {state}) has been in a transaction for {age} s"
         );
-        Finding::warning("transaction.long", message)
-            .because("it holds a transaction id: the slots' creation waits for its end, in whatever database it is")
+        let (id, because) = if row.get(6) {
+            (
+                "transaction.long",
+                "it holds a transaction id: the slots' creation waits for its end, in whatever database it is",
+            )
+        } else {
+            ("transaction.idle", "it wrote nothing, and still a pool does not pause while a client is in a transaction")
+        };
+        Finding::warning(id, message)
+            .because(because)
             .in_database(database)
             .number("age_s", age)
             .number("pid", pid)

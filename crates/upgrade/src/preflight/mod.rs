@@ -17,6 +17,7 @@ mod source;
 
 mod apply_timeouts;
 mod binaries;
+mod collations;
 mod databases;
 mod directories;
 mod disk_space;
@@ -24,6 +25,7 @@ mod event_triggers;
 mod followers;
 mod foreign_tables;
 mod generated_columns;
+mod invalid_indexes;
 mod large_objects;
 mod logical_workers;
 mod long_transactions;
@@ -34,6 +36,7 @@ mod pooler_scram_iterations;
 mod pooler_settings;
 mod prepared_transactions;
 mod read_only_defaults;
+mod recent_ddl;
 mod replica_identity;
 mod replica_triggers;
 mod replication_slots;
@@ -55,6 +58,7 @@ mod version_settings;
 mod versions;
 mod wal_level;
 mod wal_senders;
+mod wraparound;
 
 pub use about::{About, Applied, Kind, Topic};
 pub use finding::{Finding, Report, Severity};
@@ -118,14 +122,18 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
     (&versions::ABOUT, |w, s| Box::pin(versions::check(w, s))),
     (&wal_level::ABOUT, |_, s| Box::pin(wal_level::check(s))),
     (&wal_senders::ABOUT, |_, s| Box::pin(wal_senders::check(s))),
+    (&wraparound::ABOUT, |_, s| Box::pin(wraparound::check(s))),
 ];
 
 const OF_DATABASE: &[(&About, OfDatabase)] = &[
+    (&collations::ABOUT, |d| Box::pin(collations::check(d))),
     (&event_triggers::ABOUT, |d| Box::pin(event_triggers::check(d))),
     (&foreign_tables::ABOUT, |d| Box::pin(foreign_tables::check(d))),
     (&generated_columns::ABOUT, |d| Box::pin(generated_columns::check(d))),
+    (&invalid_indexes::ABOUT, |d| Box::pin(invalid_indexes::check(d))),
     (&large_objects::ABOUT, |d| Box::pin(large_objects::check(d))),
     (&materialized_views::ABOUT, |d| Box::pin(materialized_views::check(d))),
+    (&recent_ddl::ABOUT, |d| Box::pin(recent_ddl::check(d))),
     (&replica_identity::ABOUT, |d| Box::pin(replica_identity::check(d))),
     (&replica_triggers::ABOUT, |d| Box::pin(replica_triggers::check(d))),
     (&scheduled_jobs::ABOUT, |d| Box::pin(scheduled_jobs::check(d))),

@@ -1,8 +1,13 @@
 //! Whether this pair of versions is supported, and which of their bugs are known.
 
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use serde::Deserialize;
+
 use super::{
     Answer, Finding,
     about::{About, Applied, Topic, blocker, warning},
+    finding::counted,
     source::Source,
 };
 use crate::{config::Transfer, world::World};
@@ -13,28 +18,45 @@ const TARGETS: std::ops::RangeInclusive<u16> = 14..=19;
 const SWAP_SINCE: u16 = 18;
 
 /// A bug that a later minor has fixed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct KnownBug {
+    /// Its name; the same from release to release.
+    id: String,
+    /// Whose minor matters.
+    side: Concerned,
+    /// The first minor with it, where not all before the fix have it; by major.
+    #[serde(default)]
+    since: BTreeMap<String, u16>,
     /// The first minor without it, for each major that had it.
-    fixed_in: &'static [(u16, u16)],
-    /// It is in pg_upgrade, so only the target's matters.
-    of_target_alone: bool,
-    what: &'static str,
+    fixed: BTreeMap<String, u16>,
+    /// What it does.
+    what: String,
+    /// Where the fact is from.
+    source: String,
 }
 
-const KNOWN_BUGS: &[KnownBug] = &[
-    // Source: release notes of 2024-11-21, "restart_lsn could go backwards"
-    KnownBug {
-        fixed_in: &[(12, 22), (13, 18), (14, 15), (15, 10), (16, 6), (17, 2)],
-        of_target_alone: false,
-        what: "a logical slot's restart_lsn may go backwards, and then ask for WAL that is gone",
-    },
-    // Source: release notes of 17.6, pg_upgrade and max_slot_wal_keep_size
-    KnownBug {
-        fixed_in: &[(17, 6)],
-        of_target_alone: true,
-        what: "pg_upgrade fails where max_slot_wal_keep_size is not -1",
-    },
-];
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Concerned {
+    Both,
+    /// It is in pg_upgrade.
+    Target,
+}
+
+#[derive(Deserialize)]
+struct File {
+    bug: Vec<KnownBug>,
+}
+
+const TEXT: &str = include_str!("rules/bugs.toml");
+
+/// Every bug; none if the file cannot be read, which a test keeps from happening.
+static KNOWN_BUGS: LazyLock<Vec<KnownBug>> = LazyLock::new(|| read(TEXT).unwrap_or_default());
+
+fn read(text: &str) -> Result<Vec<KnownBug>, toml::de::Error> {
+    toml::from_str::<File>(text).map(|file| file.bug)
+}
 
 pub(super) const ABOUT: About = About {
     check: "versions",
@@ -63,7 +85,7 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     findings.extend(bugs("source", source.major(), source.minor(), false));
     if let Ok(installation) = pgleap_local::find(target, &world.config.provider.bindirs) {
         let minor = installation.version.split_once('.').and_then(|(_, minor)| minor.parse().ok());
-        findings.extend(minor.into_iter().flat_map(|minor| bugs("target", target, minor, true)));
+        findings.extend(minor.and_then(|minor| bugs("target", target, minor, true)));
     }
     Ok(findings)
 }
@@ -87,17 +109,23 @@ fn pair(source: u16, target: u16) -> Vec<Finding> {
     findings
 }
 
-fn bugs(side: &'static str, major: u16, minor: u16, is_target: bool) -> impl Iterator<Item = Finding> {
-    let concerned = KNOWN_BUGS.iter().filter(move |bug| is_target || !bug.of_target_alone);
-    concerned.filter_map(move |bug| {
-        let (_, fixed) = bug.fixed_in.iter().find(|(m, _)| *m == major)?;
-        (minor < *fixed).then(|| {
-            let message = format!("the {side}'s PostgreSQL {major}.{minor} has a known bug, fixed in {major}.{fixed}");
-            Finding::warning("version.known_bug", message)
-                .because(bug.what)
-                .fix(format!("install the latest minor of {major} and restart the {side}"))
-        })
-    })
+fn bugs(side: &'static str, major: u16, minor: u16, is_target: bool) -> Option<Finding> {
+    let number = major.to_string();
+    let has = |bug: &&KnownBug| {
+        let old = bug.since.get(&number).is_none_or(|since| *since <= minor);
+        (is_target || bug.side == Concerned::Both) && old && bug.fixed.get(&number).is_some_and(|fixed| minor < *fixed)
+    };
+    let known: Vec<_> = KNOWN_BUGS.iter().filter(has).collect();
+    let fixed = known.iter().filter_map(|bug| bug.fixed.get(&number)).max()?;
+    let what: Vec<_> = known.iter().map(|bug| format!("{} ({})", bug.what, bug.source)).collect();
+    let count = counted(known.len(), "known bug");
+    let message = format!("the {side}'s PostgreSQL {major}.{minor} has {count}, fixed in {major}.{fixed}");
+    Some(
+        Finding::warning("version.known_bug", message)
+            .because(what.join("; "))
+            .objects(known.iter().map(|bug| bug.id.clone()))
+            .fix(format!("install the latest minor of {major} and restart the {side}")),
+    )
 }
 
 #[cfg(test)]
@@ -118,12 +146,32 @@ mod tests {
     }
 
     #[test]
-    fn known_bugs_end_with_the_minor_that_fixed_them() {
-        assert_eq!(bugs("source", 15, 9, false).count(), 1);
-        assert_eq!(bugs("source", 15, 10, false).count(), 0);
-        assert_eq!(bugs("source", 17, 3, false).count(), 0, "a bug of pg_upgrade is the target's");
-        assert_eq!(bugs("target", 17, 5, true).count(), 1);
-        assert_eq!(bugs("target", 17, 6, true).count(), 0);
-        assert_eq!(bugs("target", 18, 0, true).count(), 0);
+    fn known_bugs_are_those_of_the_minor() {
+        let ids = |finding: Option<Finding>| finding.map(|finding| finding.objects.join(" ")).unwrap_or_default();
+        assert_eq!(ids(bugs("source", 15, 9, false)), "restart_lsn_backwards concurrent_ddl_loses_changes");
+        assert_eq!(ids(bugs("source", 15, 13, false)), "invalidation_messages_grow", "it came with the fix of another");
+        assert_eq!(ids(bugs("source", 15, 14, false)), "");
+        assert_eq!(
+            ids(bugs("source", 17, 5, false)),
+            "invalidation_messages_grow",
+            "a bug of pg_upgrade is the target's"
+        );
+        assert_eq!(ids(bugs("target", 17, 5, true)), "invalidation_messages_grow pg_upgrade_and_slot_retention");
+        assert_eq!(ids(bugs("target", 18, 0, true)), "");
+        let message = bugs("source", 15, 9, false).unwrap().message;
+        assert_eq!(message, "the source's PostgreSQL 15.9 has 2 known bugs, fixed in 15.13");
+    }
+
+    #[test]
+    fn every_bug_has_a_source_and_a_fix_for_majors_that_are_upgraded() {
+        for bug in read(TEXT).unwrap() {
+            assert!(!bug.source.is_empty() && !bug.what.ends_with('.') && !bug.fixed.is_empty(), "{}", bug.id);
+            let majors = bug.fixed.keys().chain(bug.since.keys());
+            assert!(
+                majors.map(|major| major.parse::<u16>().unwrap()).all(|major| (13..=19).contains(&major)),
+                "{}",
+                bug.id
+            );
+        }
     }
 }

@@ -82,7 +82,43 @@ const CASES: &[Case] = &[
         sql: &["SELECT pg_create_physical_replication_slot('gone')"],
         says: &["`gone`"],
     },
+    Case {
+        id: "index.invalid",
+        severity: Note,
+        sql: &[
+            "CREATE TABLE searched (a int PRIMARY KEY, b int); CREATE INDEX failed ON searched (b)",
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'failed'::regclass",
+        ],
+        says: &["1 index not valid", "REINDEX INDEX CONCURRENTLY public.failed;"],
+    },
+    Case {
+        id: COLLATION,
+        severity: Warning,
+        sql: &[
+            "CREATE TABLE sorted (t text PRIMARY KEY)",
+            "CREATE INDEX sorted_t ON sorted (t COLLATE \"und-x-icu\")",
+            "UPDATE pg_collation SET collversion = '0.1' WHERE collname = 'und-x-icu'",
+        ],
+        says: &[
+            "1 index built with another version",
+            "pg_catalog.\"und-x-icu\" 0.1 → ",
+            "REINDEX INDEX CONCURRENTLY public.sorted_t;\nALTER COLLATION pg_catalog.\"und-x-icu\" REFRESH VERSION;",
+        ],
+    },
+    // the last: everything else was made before the checkpoint
+    Case {
+        id: "ddl.recent",
+        severity: Note,
+        sql: &["CHECKPOINT", "CREATE TABLE just_made (a int PRIMARY KEY)"],
+        says: &[
+            "1 table or view of database `app` made, altered or emptied since the checkpoint at",
+            "public.just_made",
+        ],
+    },
 ];
+
+/// Some servers are built without ICU.
+const COLLATION: &str = "collation.changed";
 
 /// Found with these, for the settings that they need; they keep commits waiting, so they come last.
 const SETTINGS: &[(&str, &str)] = &[
@@ -99,16 +135,24 @@ async fn every_case(major: u16) {
     bed.run("app", GOOD_TABLES).await;
     // no pooler runs: that is another finding
     let spec = bed.pooler("pgbouncer".into(), "pool");
-    let wishes = Wishes { target: 18.max(major + 1), ..bed.wishes(&spec) };
-    let mut late = BTreeSet::from(["archive.not_carried", "follower.synchronous", "follower.standby"]);
+    let sound = bed.wishes(&spec);
+    let budgets = format!("{}\nlong_transaction = \"1s\"", sound.budgets);
+    let wishes = Wishes { target: 18.max(major + 1), budgets, ..sound };
+    let mut late =
+        BTreeSet::from(["archive.not_carried", "follower.synchronous", "follower.standby", "transaction.idle"]);
     let seen = ids(&wishes.check().await);
     let early: Vec<_> =
         CASES.iter().map(|case| case.id).chain(late.iter().copied()).filter(|id| seen.contains(id)).collect();
     assert!(early.is_empty(), "on a sound {major}: {early:?}");
 
-    for case in CASES {
+    let row = "SELECT count(*) FROM pg_collation WHERE collname = 'und-x-icu' AND collversion IS NOT NULL";
+    let has_icu = bed.client("app").await.query_one(row, &[]).await.unwrap().get::<_, i64>(0) > 0;
+    let cases = || CASES.iter().filter(|case| has_icu || case.id != COLLATION);
+    for case in cases() {
         bed.run("app", case.sql).await;
     }
+    let idle = bed.client("app").await;
+    idle.batch_execute("BEGIN; SELECT 1").await.unwrap();
     let standby = tokio::process::Command::new(bed.server.installation.tool("pg_receivewal"))
         .args(["--directory", &bed.dir.path().to_string_lossy(), "--no-sync", "--dbname"])
         .arg(format!("host=127.0.0.1 port={} user=postgres application_name=near", bed.port))
@@ -119,18 +163,24 @@ async fn every_case(major: u16) {
     let until = Instant::now() + LONG;
     let report = loop {
         let report = wishes.check().await;
-        if ids(&report).contains("follower.standby") {
+        if ["follower.standby", "transaction.idle"].iter().all(|id| ids(&report).contains(id)) {
             break report;
         }
         assert!(Instant::now() < until, "{report:#?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     drop(standby);
-    for case in CASES {
+    assert_says(
+        &report,
+        "transaction.idle",
+        Warning,
+        &["role `postgres`", "idle in transaction", "pool does not pause"],
+    );
+    for case in cases() {
         assert_says(&report, case.id, case.severity, case.says);
     }
     assert_says(&report, "follower.standby", Warning, &["1 standby follows the source", "near at 127.0.0.1"]);
-    late.remove("follower.standby");
+    late.retain(|id| !["follower.standby", "transaction.idle"].contains(id));
     assert!(late.iter().all(|id| !ids(&report).contains(id)), "{report:#?}");
 
     let quiet = Wishes { settings: "\"cron.launch_active_jobs\" = \"off\"".into(), ..wishes.clone() }.check().await;

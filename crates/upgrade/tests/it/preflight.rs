@@ -492,6 +492,7 @@ async fn role_without_rights_and_a_standby_are_told_what_is_missing() {
 
     let modest = Wishes { dsn: wishes.dsn.replace("user=postgres", "user=Modest"), ..wishes.clone() }.check().await;
     assert_says(&modest, "role.not_superuser", Severity::Blocker, &["`Modest`", "ALTER ROLE \"Modest\" SUPERUSER"]);
+    assert_says(&modest, "role.sees_little", Severity::Warning, &["GRANT pg_monitor TO \"Modest\""]);
     let blockers: Vec<_> = modest.blockers().map(|finding| finding.id).collect();
     assert_eq!(blockers, ["role.not_superuser"], "the lack of rights is said once: {modest:#?}");
 
