@@ -44,8 +44,10 @@ pub enum Format {
 pub enum Command {
     /// Look for everything that is in the way, and change nothing
     Check(Check),
-    /// Print every step that would be taken, and contact nothing
-    Plan,
+    /// Say how the upgrade would be done, how long it takes, what it costs, and every step; change nothing
+    Plan(Plan),
+    /// Give somebody's word for what waits for it
+    Approve(Approve),
     /// Make the target and bring it in sync; goes on where an earlier run stopped
     Run,
     /// Say where the upgrade stands and who serves traffic
@@ -156,6 +158,43 @@ fn duration(text: &str) -> Result<Duration, String> {
     let bad = || "it must be a duration such as `90s`, `10min` or `2h`".to_owned();
     let read: jiff::SignedDuration = text.parse().map_err(|_| bad())?;
     Duration::try_from(read).map_err(|_| bad())
+}
+
+/// `pgleap plan`
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Plan from what `pgleap check --format json` saved, and contact nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["window", "steps"])]
+    pub facts: Option<PathBuf>,
+    /// For how many seconds rates are measured
+    #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub window: u32,
+    /// Plan for this method instead of the recommended one
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+    /// Print the steps alone, from the configuration, and contact nothing
+    #[arg(long)]
+    pub steps: bool,
+    /// Write the document of a change request: a name that ends in .md or .html
+    #[arg(long, value_name = "FILE", conflicts_with = "steps")]
+    pub runbook: Option<PathBuf>,
+    /// The day on which that document begins; today without it
+    #[arg(long, value_name = "YYYY-MM-DD", requires = "runbook")]
+    pub begin: Option<jiff::civil::Date>,
+}
+
+/// `pgleap approve`
+#[derive(Debug, Args)]
+pub struct Approve {
+    /// What may begin: run, switchover or finalize
+    #[arg(value_name = "GATE")]
+    pub gate: String,
+    /// Who says so; your account's name without it
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
+    /// What for: a ticket, a reason
+    #[arg(long = "for", value_name = "REASON")]
+    pub what_for: Option<String>,
 }
 
 /// `pgleap rehearse`

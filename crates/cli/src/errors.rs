@@ -149,6 +149,7 @@ impl From<ChainError> for CommandError {
         match error {
             ChainError::NotNow { hint, .. } => Self::new(Exit::Usage, error.to_string()).hint(hint),
             ChainError::NotBegun(error) => error.into(),
+            ChainError::NotApproved(state) => crate::commands::approve::missing(&state),
             ChainError::Engine(error) => error.into(),
             ChainError::Journal(error) => error.into(),
         }

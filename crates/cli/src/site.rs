@@ -103,6 +103,11 @@ impl Site {
         Ok(World::describe(self.config.clone(), id, Launch::Child { program, config }).await?)
     }
 
+    /// Returns where what upgrades took is kept.
+    pub fn history(&self) -> PathBuf {
+        self.config.plan.history.clone().unwrap_or_else(|| self.config.state_dir.join("history.jsonl"))
+    }
+
     /// Returns the process that works on the upgrade now.
     ///
     /// Looked up without touching its lock: a lock taken for a moment could refuse a process that starts just then.

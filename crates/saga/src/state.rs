@@ -158,7 +158,7 @@ impl PlanState {
         use RecordKind as Kind;
         let at = record.at;
         match record.kind {
-            Kind::PlanOpened | Kind::Note | Kind::Warning => return Ok(()),
+            Kind::PlanOpened | Kind::Note | Kind::Warning | Kind::Approved => return Ok(()),
             Kind::Started => {
                 let step = self.step(record)?;
                 (step.status, step.attempts, step.revision) = (StepStatus::Running, record.attempt, record.revision);

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
+    approvals::{self, Gate},
     config::{Config, RouteKind},
     finalize,
     fix::{self, Remedy},
@@ -172,6 +173,9 @@ pub enum ChainError {
     /// It was waited for, and has not begun.
     #[error("{0}")]
     NotBegun(StepError),
+    /// Too few people have approved.
+    #[error("`{}` waits for approval: {} of {}", .0.gate, .0.given.len(), .0.needed)]
+    NotApproved(approvals::State),
     /// The engine broke off.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -239,6 +243,14 @@ impl<'a> Chain<'a> {
         }
     }
 
+    /// Refuses to begin what waits for approval.
+    fn approved(&self, gate: Gate) -> Result<(), ChainError> {
+        match self.world.config.approvals.closed(gate, self.journal)? {
+            Some(state) => Err(ChainError::NotApproved(state)),
+            None => Ok(()),
+        }
+    }
+
     async fn begin(&self, plan: Plan<World>) -> Result<Outcome, ChainError> {
         Ok(self.executor(&plan).execute(&plan, self.world).await?)
     }
@@ -251,6 +263,7 @@ impl<'a> Chain<'a> {
         self.no_fix_under_way("run")?;
         match self.standing()? {
             Standing::Nothing => {
+                self.approved(Gate::Run)?;
                 let id = self.next_id("upgrade")?;
                 self.begin(upgrade_plan(id, &self.world.config)).await
             }
@@ -310,6 +323,9 @@ impl<'a> Chain<'a> {
     ) -> Result<Outcome, ChainError> {
         match (self.standing()?, from) {
             (Standing::InSync, Side::Source) | (Standing::SwitchedOver, Side::Target) => {
+                if from == Side::Source {
+                    self.approved(Gate::Switchover)?;
+                }
                 let file = timing.postpone_file.as_deref().map(PostponeFile::lay).transpose()?;
                 let ended = self.attempts(from, timing).await;
                 file.into_iter().for_each(PostponeFile::pick_up);
@@ -522,6 +538,7 @@ impl<'a> Chain<'a> {
         match self.standing()? {
             // clients are served by the target, and the source may never come back to follow it
             Standing::SwitchedOver | Standing::Open { clients_moved: true, serving: Side::Source, .. } => {
+                self.approved(Gate::Finalize)?;
                 let id = self.next_id("finalize")?;
                 self.begin(finalize::plan(id, &self.world.config)).await
             }

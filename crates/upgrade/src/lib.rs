@@ -2,6 +2,7 @@
 //!
 //! A folder for each phase, a file for each step or check. Knows no terminal and no cloud.
 
+pub mod approvals;
 pub mod chain;
 pub mod config;
 pub mod finalize;

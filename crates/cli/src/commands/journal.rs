@@ -60,6 +60,10 @@ fn detail(record: &Record) -> Option<String> {
         RecordKind::Stopped => text("reason"),
         RecordKind::Note | RecordKind::Warning => text("text"),
         RecordKind::SectionStarted => Some(format!("{}, {} ms", text("name")?, body.get("budget_ms")?)),
+        RecordKind::Approved => {
+            let what_for = text("for").map(|what| format!(", {what}")).unwrap_or_default();
+            Some(format!("{} by {} (account {}){what_for}", text("gate")?, text("by")?, text("account")?))
+        }
         RecordKind::PlanClosed => body.get("outcome")?.get("outcome")?.as_str().map(str::to_owned),
         _ => None,
     };

@@ -1,9 +1,11 @@
 //! One file for each verb.
 
+pub mod approve;
 mod canary;
 mod check;
 pub mod drive;
 mod finalize;
+pub mod foretell;
 mod guard;
 mod journal;
 mod plan;
@@ -49,7 +51,8 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
     let site = Site::load(&cli.config)?;
     match cli.command {
         Command::Check(args) => check::run(&args, &site, out).await,
-        Command::Plan => plan::run(&site, out),
+        Command::Plan(args) => plan::run(&args, &site, out).await,
+        Command::Approve(args) => approve::run(&args, &site, out),
         Command::Run => run::run(&site, out).await,
         Command::Status => status::run(&site, out),
         Command::Watch(args) => watch::run(&args, &site, out).await,

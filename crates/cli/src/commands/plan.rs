@@ -1,112 +1,96 @@
-//! `pgleap plan`: every step that would be taken, from the configuration alone.
+//! `pgleap plan`: how the upgrade would be done, how long it takes, what it costs, what is in the way, and every step.
 
-use pgleap_saga::{Reversal, StepDescription};
-use pgleap_upgrade::{chain::upgrade_plan, finalize, pg::Side, route::Capabilities, switchover};
-use serde::Serialize;
+use std::time::Duration;
+
+use futures::future::join;
+use pgleap_upgrade::{
+    plan::{self, Facts, Method, Prices, Saved, SavedFinding, history},
+    preflight,
+};
 
 use super::rehearse;
 use crate::{
-    display::text,
+    args,
     errors::CommandError,
     exit::Exit,
-    out::{Out, Paint, SCHEMA},
-    site::Site,
+    out::Out,
+    planning::{self, Dossier, Inputs},
+    site::{self, Site},
 };
 
-/// A plan as it is printed.
-#[derive(Serialize)]
-struct Part {
-    command: &'static str,
-    what: &'static str,
-    steps: Vec<StepDescription>,
-}
-
-#[derive(Serialize)]
-struct Plans {
-    schema: u32,
-    source: String,
-    target: String,
-    target_version: u16,
-    /// What the route can do, and what clients see because of it.
-    route: Capabilities,
-    /// What the newest rehearsal foretells, if there was one.
-    foretold: Option<String>,
-    plans: Vec<Part>,
-}
-
-pub(super) fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
-    let config = &site.config;
-    let plans = Plans {
-        schema: SCHEMA,
-        source: format!("{}:{}", config.source.host, config.source.port),
-        target: format!("{}:{}", config.target.host, config.target.port),
-        target_version: config.target.version,
-        route: config.route.capabilities(),
-        foretold: site.read()?.as_ref().and_then(rehearse::quote),
-        plans: vec![
-            Part {
-                command: "pgleap run",
-                what: "make the target and bring it in sync; the source serves throughout",
-                steps: upgrade_plan("upgrade-1".into(), config).describe(),
-            },
-            Part {
-                command: "pgleap switchover",
-                what: "move writes to the target; `pgleap rollback` is the same with the sides exchanged",
-                steps: switchover::plan("switchover-1".into(), Side::Source, config).describe(),
-            },
-            Part {
-                command: "pgleap finalize",
-                what: "give up the way back, and remove everything of pgleap's",
-                steps: finalize::plan("finalize-1".into(), config).describe(),
-            },
-        ],
+pub(super) async fn run(args: &args::Plan, site: &Site, out: Out) -> Result<Exit, CommandError> {
+    let journal = site.read()?;
+    let facts = match (&args.facts, args.steps) {
+        (_, true) => None,
+        (Some(path), false) => Some(saved(path)?),
+        (None, false) => Some(ask(args, site, out).await?),
     };
-    match out.is_json() {
-        true => out.json(&plans),
-        false => out.data(&render(&plans, out.data_paint())),
+    let config = &site.config;
+    let prices = match &config.plan.prices {
+        Some(path) => Prices::load(path).map_err(|error| CommandError::of(Exit::Usage, &error))?,
+        None => Prices::bundled(),
+    };
+    let dossier = Dossier::of(Inputs {
+        config,
+        facts,
+        history: &history::read(&site.history()),
+        prices: &prices,
+        rehearsal: journal.as_ref().and_then(rehearse::told),
+        pinned: args.method.as_deref().map(method).transpose()?,
+        journal: journal.as_ref().map(|journal| journal.plans()).transpose()?.unwrap_or_default(),
+    });
+    match (out.is_json(), args.steps) {
+        (true, _) => out.json(&dossier),
+        (false, true) => out.data(&planning::steps_only(&dossier, out.data_paint())),
+        (false, false) => out.data(&planning::render(&dossier, out.data_paint())),
     }
-    Ok(Exit::Done)
+    if let Some(path) = &args.runbook {
+        planning::write_runbook(&dossier, args.begin, path)?;
+        out.say(&format!("wrote `{}`", path.display()));
+    }
+    let possible = dossier.decision.as_ref().is_none_or(|decision| decision.recommended.is_some());
+    Ok(if possible { Exit::Done } else { Exit::Blocker })
 }
 
-fn render(plans: &Plans, paint: Paint) -> String {
-    let mut lines = vec![format!(
-        "{} → {}  PostgreSQL {}",
-        paint.bold(&plans.source),
-        paint.bold(&plans.target),
-        plans.target_version
-    )];
-    let names = plans.plans.iter().flat_map(|part| &part.steps).map(|step| step.name.len());
-    let width = names.max().unwrap_or(0);
-    for part in &plans.plans {
-        lines.push(format!("\n{}  {}", paint.bold(part.command), paint.dim(part.what)));
-        let (mut phase, mut section) = ("", None);
-        for step in &part.steps {
-            if step.phase != phase {
-                phase = &step.phase;
-                lines.push(format!("  {}", paint.bold(phase)));
-            }
-            if step.section != section
-                && let Some(name) = &step.section
-            {
-                #[expect(clippy::cast_precision_loss, reason = "a budget for people")]
-                let budget = text::millis(step.budget_ms.unwrap_or_default() as f64);
-                lines.push(format!(
-                    "       {}",
-                    paint.yellow(&format!("┌ {name}: {}, at most {budget}", plans.route.told()))
-                ));
-            }
-            section.clone_from(&step.section);
-            let rail = if section.is_some() { paint.yellow("│") } else { " ".to_owned() };
-            lines.push(format!("  {:>3}  {rail} {:width$}  {}", step.number, step.name, step.summary));
-            if step.reversal == Reversal::PointOfNoReturn {
-                let back = match part.command {
-                    "pgleap switchover" => "point of no return: from here back is `pgleap rollback`",
-                    _ => "point of no return",
-                };
-                lines.push(format!("       {rail} {:width$}  {}", "", paint.red(back)));
-            }
-        }
+fn method(name: &str) -> Result<Method, CommandError> {
+    Method::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = Method::ALL.iter().map(|method| method.name()).collect();
+        CommandError::new(Exit::Usage, format!("there is no method `{name}`"))
+            .hint(format!("it must be one of {}", names.join(", ")))
+    })
+}
+
+/// Reads what `pgleap check --format json` said, here or elsewhere, now or weeks ago.
+fn saved(path: &std::path::Path) -> Result<(Facts, Vec<SavedFinding>), CommandError> {
+    let failed = |why: String| {
+        CommandError::new(Exit::Usage, format!("cannot plan from `{}`", path.display()))
+            .because(why)
+            .hint("save it by `pgleap check --format json > FILE`")
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    Saved::read(&text).map_err(|error| failed(error.to_string()))
+}
+
+/// Asks the live cluster; changes nothing.
+async fn ask(args: &args::Plan, site: &Site, out: Out) -> Result<(Facts, Vec<SavedFinding>), CommandError> {
+    let id = match site.read()? {
+        Some(journal) => site::known_id(&journal)?,
+        None => None,
+    };
+    let world = site.world(id.unwrap_or_else(site::new_id)).await?;
+    let window = Duration::from_secs(args.window.into());
+    if args.window > 5 {
+        out.say(&format!("measuring rates for {} s", args.window));
     }
-    lines.extend(plans.foretold.iter().map(|foretold| format!("\n{}  {foretold}", paint.bold("foretold"))));
-    lines.join("\n")
+    let (report, facts) = join(preflight::check(&world), plan::collect(&world, window)).await;
+    let facts = facts.map_err(|error| {
+        let blocker = report.blockers().next();
+        let asked = CommandError::of(Exit::Blocker, &error);
+        let asked = blocker.map_or(asked.clone(), |finding| asked.because(finding.message.clone()));
+        asked.state("nothing was changed").hint(
+            "`pgleap check` says what is in the way; `pgleap plan --facts FILE` plans from what was saved, \
+             `pgleap plan --steps` prints the steps alone",
+        )
+    })?;
+    Ok((facts, report.findings.iter().map(SavedFinding::from).collect()))
 }

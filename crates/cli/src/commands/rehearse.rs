@@ -60,10 +60,16 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
     Ok(Exit::Done)
 }
 
-/// Returns the newest rehearsal, in a line; none if there was none.
-pub fn quote(journal: &Journal) -> Option<String> {
+/// Returns the newest rehearsal, and what it foretells in a line; none if there was none.
+pub fn told(journal: &Journal) -> Option<(Rehearsal, String)> {
     let rehearsal = newest(journal)?;
-    Some(format!("{}, rehearsed at {:.0}", foretold(&rehearsal), rehearsal.at))
+    let line = format!("{}, rehearsed at {:.0}", foretold(&rehearsal), rehearsal.at);
+    Some((rehearsal, line))
+}
+
+/// Returns what the newest rehearsal foretells, in a line; none if there was none.
+pub fn quote(journal: &Journal) -> Option<String> {
+    told(journal).map(|(_, line)| line)
 }
 
 fn foretold(rehearsal: &Rehearsal) -> String {

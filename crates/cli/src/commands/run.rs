@@ -1,10 +1,14 @@
 //! `pgleap run`: makes the target and brings it in sync.
 
-use pgleap_upgrade::Standing;
+use std::time::Duration;
+
+use futures::future::join;
+use pgleap_upgrade::{Standing, approvals::Gate, plan};
 
 use super::{
-    check,
+    approve, check,
     drive::{Verb, drive},
+    foretell,
 };
 use crate::{
     errors::CommandError,
@@ -12,6 +16,9 @@ use crate::{
     out::Out,
     site::{self, Site},
 };
+
+/// How long rates are measured for what is foretold: as long as the checks take anyway.
+const WINDOW: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
     // An earlier run's journal is locked before anything is looked at; a first run leaves no trace until the preflight
@@ -26,8 +33,12 @@ pub(super) async fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
     };
     let id = known.clone().unwrap_or_else(site::new_id);
     let world = site.world(id.clone()).await?;
+    let mut facts = None;
     if standing == Standing::Nothing {
-        check::before_run(&world, out).await?;
+        approve::require(site, Gate::Run)?;
+        let (clear, asked) = join(check::before_run(&world, out), plan::collect(&world, WINDOW)).await;
+        clear?;
+        facts = asked.ok();
     }
     let journal = match earlier {
         Some(journal) => journal,
@@ -41,5 +52,12 @@ pub(super) async fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
                 .hint("`pgleap status` says where it stands"));
         }
     }
-    drive(&world, &journal, out, Verb::Run).await
+    if let Some(facts) = &facts {
+        foretell::keep(site, &journal, facts);
+    }
+    let ended = drive(&world, &journal, out, Verb::Run).await;
+    if matches!(ended, Ok(Exit::Done)) && facts.is_some() {
+        foretell::learn(site, &journal, out);
+    }
+    ended
 }

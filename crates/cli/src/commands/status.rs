@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use pgleap_saga::{Direction, PlanState, Record, RecordKind, Reversal, StepDescription, StepState, StepStatus};
 use pgleap_upgrade::{
-    Standing, chain, fix,
+    Standing,
+    approvals::{Gate, State},
+    chain, fix,
     provision::prepare_databases::SourceFacts,
     timing::{Waiting, waiting},
 };
 use serde::Serialize;
 
-use super::drive::next;
+use super::{approve, drive::next};
 use crate::{
     display::text,
     errors::CommandError,
@@ -40,6 +42,8 @@ pub(super) struct View {
     pub traffic: String,
     pub next: &'static str,
     pub phase: &'static str,
+    /// What waits for somebody's word, as far as it comes next.
+    pub approvals: Vec<State>,
     /// The process that works on it.
     pub process: Option<u32>,
     /// What that process waits for, if it has begun nothing yet.
@@ -108,6 +112,7 @@ impl View {
             },
             fixes,
             phase: phase(&standing, plan.as_ref()),
+            approvals: awaited(&standing, site.config.approvals.states(records, Timestamp::now())),
             process: site.writer(),
             waiting,
             begun_at: plans.first().map(|plan| plan.opened_at),
@@ -139,6 +144,9 @@ impl View {
             let back = "`pgleap unwind` takes them back";
             lines.push(format!("{}   applied to the source: {}; {back}", paint.bold("fixes:"), names.join(", ")));
         }
+        lines.extend(
+            self.approvals.iter().map(|state| format!("{}    {}", paint.bold("gate:"), approve::render(state))),
+        );
         if (self.is_open() || self.waiting.is_some()) && self.process.is_some() {
             lines.push(format!("{}    `pgleap watch` follows it", paint.bold("next:")));
         } else {
@@ -253,6 +261,17 @@ impl View {
     }
 }
 
+/// Returns the gates that come next: what is over, or far ahead, waits for nobody.
+fn awaited(standing: &Standing, states: Vec<State>) -> Vec<State> {
+    let next = match standing {
+        Standing::Nothing => Some(Gate::Run),
+        Standing::InSync => Some(Gate::Switchover),
+        Standing::SwitchedOver => Some(Gate::Finalize),
+        Standing::Open { .. } | Standing::Finalized => None,
+    };
+    states.into_iter().filter(|state| Some(state.gate) == next).collect()
+}
+
 fn at_to(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64().max(0.0)
 }
@@ -291,7 +310,9 @@ pub(super) fn run(site: &Site, out: Out) -> Result<Exit, CommandError> {
         return Ok(Exit::Done);
     }
     if plans.is_empty() {
-        out.data(&format!("nothing was begun here\ntraffic: {}\nnext:    {}", view.traffic, view.next));
+        let gates = view.approvals.iter().map(|state| format!("gate:    {}\n", approve::render(state)));
+        let gates: String = gates.collect();
+        out.data(&format!("nothing was begun here\ntraffic: {}\n{gates}next:    {}", view.traffic, view.next));
     } else {
         out.data(&view.render(out.data_paint(), Timestamp::now()));
     }

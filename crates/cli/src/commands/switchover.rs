@@ -1,17 +1,19 @@
 //! `pgleap switchover`: moves writes to the target.
 
 use jiff::{Timestamp, tz::TimeZone};
-use pgleap_upgrade::timing::Timing;
+use pgleap_upgrade::{approvals::Gate, timing::Timing};
 
 use super::{
+    approve,
     drive::{Verb, drive_begun},
     rehearse,
 };
 use crate::{args, display::text, errors::CommandError, exit::Exit, out::Out, site::Site};
 
 pub(super) async fn run(args: &args::Timing, site: &Site, out: Out) -> Result<Exit, CommandError> {
-    let foretold =
-        rehearse::quote(&site.read_begun()?).unwrap_or_else(|| "not rehearsed: `pgleap rehearse`".to_owned());
+    let journal = site.read_begun()?;
+    approve::require(site, Gate::Switchover)?;
+    let foretold = rehearse::quote(&journal).unwrap_or_else(|| "not rehearsed: `pgleap rehearse`".to_owned());
     let seen = site.config.route.capabilities().told();
     let budget = text::seconds(site.config.budgets.write_pause.as_secs_f64());
     let timing = timing(args)?;

@@ -2,14 +2,14 @@
 
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use pgleap_upgrade::Standing;
+use pgleap_upgrade::{Standing, plan::history::Compared};
 
 use super::{
     chart,
     model::{Boundary, Report, Switchover, Verification},
     table::{COLUMNS, UNKNOWN, count, row, total},
 };
-use crate::display::text;
+use crate::{display::text, planning::interval};
 
 const STYLE: &str = include_str!("report.css");
 
@@ -51,6 +51,7 @@ pub(super) fn page(report: &Report) -> Markup {
                             (chart::lag(report))
                         }
                     }
+                    (foretold(report))
                     (left_out(report))
                     (steps(report))
                 }
@@ -264,6 +265,40 @@ fn verified(verification: &Verification) -> Markup {
                 "."
             } @else {
                 strong.bad { (verification.different.len()) " different: " (verification.different.join(", ")) }
+            }
+        }
+    }
+}
+
+fn foretold(report: &Report) -> Markup {
+    let took = |compared: &Compared| compared.actual_s.map_or(UNKNOWN.to_owned(), text::seconds);
+    let verdict = |compared: &Compared| match compared.held {
+        Some(true) => ("good", "as foretold"),
+        Some(false) if compared.actual_s < Some(compared.foretold.low_s) => ("open", "sooner"),
+        Some(false) => ("bad", "later"),
+        None => ("open", "not reached"),
+    };
+    html! {
+        @if !report.foretold.is_empty() {
+            section {
+                h2 { "Foretold, and as it was" }
+                p.note { "What the plan said when the run began, from the soonest to the latest, and what the steps took." }
+                div.scroll {
+                    table {
+                        thead { tr { th { "Stage" } th.n { "Foretold" } th.n { "Took" } th { "" } } }
+                        tbody {
+                            @for compared in &report.foretold {
+                                @let (class, words) = verdict(compared);
+                                tr {
+                                    td.name { (compared.stage) }
+                                    td.n { (interval(compared.foretold)) }
+                                    td.n { (took(compared)) }
+                                    td { span class={ "verdict " (class) } { (words) } }
+                                }
+                            }
+                        }
+                    }
+                }
             }
         }
     }

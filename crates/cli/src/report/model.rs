@@ -8,6 +8,7 @@ use pgleap_saga::{Journal, PlanState, Record, RecordKind, StepStatus};
 use pgleap_upgrade::{
     Standing, chain,
     pg::Side,
+    plan::history::Compared,
     provision::{prepare_databases::SourceFacts, start_target::Started},
     verify::converge::Comparison,
 };
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use super::{chapters::chapters, measured::Measured};
 use crate::{
+    commands::foretell,
     errors::CommandError,
     out::SCHEMA,
     site::{self},
@@ -71,6 +73,8 @@ pub struct Report {
     pub verifications: Vec<Verification>,
     /// The databases of the upgrade.
     pub databases: Vec<String>,
+    /// What the run was foretold to take, and what it took.
+    pub foretold: Vec<Compared>,
     /// How far the target was behind.
     pub lag: Vec<Lag>,
     /// What was not carried over, or could not be proven.
@@ -257,11 +261,25 @@ impl Report {
             switchovers,
             verifications,
             databases: facts.map(|facts| facts.names()).unwrap_or_default(),
+            foretold: foretold(journal, &plans),
             lag: lag(journal)?,
             steps: plans.iter().flat_map(steps).collect(),
             measured,
         })
     }
+}
+
+/// Compares what was foretold when the newest run began with what its steps took.
+fn foretold(journal: &Journal, plans: &[PlanState]) -> Vec<Compared> {
+    let newest = plans.iter().rfind(|plan| plan.kind == "upgrade");
+    let prediction = foretell::kept(journal).zip(newest);
+    prediction.map_or_else(Vec::new, |(prediction, plan)| {
+        let mut took = foretell::took(plan);
+        // the proof of the first switchover is foretold, too
+        let first = plans.iter().find(|plan| plan.kind == "switchover").map(foretell::took).unwrap_or_default();
+        took.extend(first);
+        prediction.against(&took)
+    })
 }
 
 fn short(version: &str) -> String {

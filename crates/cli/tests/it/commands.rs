@@ -5,7 +5,7 @@ use pgleap_saga::{Outcome, StepError, StopSignal};
 
 #[test]
 fn a_plan_shows_every_step_the_write_pause_and_the_point_of_no_return() {
-    let ended = Bed::new().run(&["plan"]);
+    let ended = Bed::new().run(&["plan", "--steps"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (0, ""));
     let text = ended.stdout;
     assert!(text.starts_with("127.0.0.1:59432 → 127.0.0.1:59433  PostgreSQL 18\n\npgleap run"), "{text}");
@@ -26,7 +26,7 @@ fn a_plan_shows_every_step_the_write_pause_and_the_point_of_no_return() {
 
 #[test]
 fn a_plan_as_json_holds_the_same_steps_and_a_schema() {
-    let plan = Bed::new().run(&["plan", "--format", "json"]).json();
+    let plan = Bed::new().run(&["plan", "--steps", "--format", "json"]).json();
     assert_eq!((&plan["schema"], &plan["target_version"]), (&1.into(), &18.into()));
     let steps = plan["plans"][1]["steps"].as_array().unwrap();
     let moving = steps.iter().find(|step| step["name"] == "switchover.move_clients").unwrap();

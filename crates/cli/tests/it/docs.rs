@@ -96,6 +96,22 @@ fn the_configurations_of_guards_in_the_documents_are_right() {
     Config::parse(&format!("{before}{remote}[fence]{after}"), Path::new("/")).unwrap();
 }
 
+#[test]
+fn what_the_plans_document_configures_is_right() {
+    let text = read("docs/plan.md");
+    let blocks: Vec<_> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let [plan, prices, approvals] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };
+    let (before, _) = configuration().split_once("[approvals]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let all = format!("{before}{plan}{approvals}");
+    let optional: String = all.lines().map(|line| format!("{}\n", uncommented(line).unwrap_or(line))).collect();
+    for text in [&all, &optional] {
+        Config::parse(text, Path::new("/")).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), prices).unwrap();
+    pgleap_upgrade::plan::Prices::load(file.path()).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_readmes_story_runs_from_beginning_to_end() {
     let mut stage = Stage::set("readme").await;

@@ -14,6 +14,7 @@ mod guards;
 mod kills;
 #[cfg(feature = "faults")]
 mod orphans;
+mod planning;
 mod reports;
 mod stops;
 mod twin;

@@ -34,10 +34,10 @@ fn every_problem_of_a_configuration_is_reported_at_once() {
 #[test]
 fn a_missing_configuration_is_one_clear_error() {
     let bed = Bed::new();
-    let ended = bed.run(&["plan", "--config", "elsewhere.toml"]);
+    let ended = bed.run(&["plan", "--steps", "--config", "elsewhere.toml"]);
     assert_eq!(ended.code, 2);
     assert!(ended.stderr.contains("elsewhere.toml") && ended.stderr.contains("No such file"), "{}", ended.stderr);
-    let mut command = bed.command(&["plan"]);
+    let mut command = bed.command(&["plan", "--steps"]);
     let output = command.env("PGLEAP_CONFIG", bed.path("pgleap.toml")).current_dir("/").output().unwrap();
     assert!(output.status.success(), "the environment names it too");
 }

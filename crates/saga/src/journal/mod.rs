@@ -216,6 +216,14 @@ impl Journal {
         self.append_relaxed(&NewRecord::new(plan, RecordKind::Note, serde_json::json!({ "text": text })))
     }
 
+    /// Records somebody's word that something may begin, durably.
+    ///
+    /// # Errors
+    /// [`JournalError::ReadOnly`], [`JournalError::Write`].
+    pub fn record_approval(&self, body: serde_json::Value) -> Result<(), JournalError> {
+        self.append(&[NewRecord::new("", RecordKind::Approved, body)]).map(drop)
+    }
+
     /// Writes the records in one transaction, all or none, and syncs them once.
     pub(crate) fn append(&self, records: &[NewRecord]) -> Result<Vec<Record>, JournalError> {
         let mut held = self.writable()?;

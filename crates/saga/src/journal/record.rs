@@ -36,10 +36,12 @@ pub enum RecordKind {
     Note,
     /// A problem that was coped with: `{text}`.
     Warning,
+    /// Somebody's word that something may begin.
+    Approved,
 }
 
 impl RecordKind {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::PlanOpened,
         Self::Started,
         Self::Succeeded,
@@ -54,6 +56,7 @@ impl RecordKind {
         Self::PlanClosed,
         Self::Note,
         Self::Warning,
+        Self::Approved,
     ];
 
     /// Returns the name it is stored by.
@@ -73,6 +76,7 @@ impl RecordKind {
             Self::PlanClosed => "plan_closed",
             Self::Note => "note",
             Self::Warning => "warning",
+            Self::Approved => "approved",
         }
     }
 

@@ -1,6 +1,6 @@
 //! What the chain costs, measured against the least that it could cost, in one run on one machine.
 //!
-//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|fleet|recover|sync|throughput|footprint|check|warm …]`; each prints a table, then JSON.
+//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|fleet|recover|sync|throughput|plan|footprint|check|warm …]`; each prints a table, then JSON.
 //! Ratios are what counts: both sides of each are measured in turn, under the same load, so that whatever else the
 //! machine does meets both.
 
@@ -15,6 +15,7 @@ mod bed;
 mod check;
 mod footprint;
 mod phases;
+mod plan;
 mod recover;
 mod stall;
 mod sync;
@@ -41,6 +42,9 @@ fn main() {
         }
         if wants("throughput") {
             throughput::run().await;
+        }
+        if wants("plan") {
+            plan::run();
         }
         if wants("footprint") {
             footprint::run().await;

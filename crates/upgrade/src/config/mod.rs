@@ -1,5 +1,6 @@
 //! `pgleap.toml`: what the operator wants, read in one pass that reports every mistake at once.
 
+mod approving;
 pub mod guard;
 pub mod planning;
 mod reader;
@@ -16,6 +17,7 @@ use reader::Reader;
 pub use readers::{ReaderOrder, ReaderPool, Readers};
 
 use crate::{
+    approvals::Approvals,
     guard::tls::Identity,
     pg::secret::PasswordFrom,
     pgbouncer::ini::Address,
@@ -41,6 +43,8 @@ pub struct Config {
     pub budgets: Budgets,
     /// What a plan is made for.
     pub plan: Planning,
+    /// Whose word is waited for.
+    pub approvals: Approvals,
     /// Where the journal is kept.
     pub state_dir: PathBuf,
 }
@@ -420,6 +424,10 @@ impl Config {
         let plan_part = Planning::read(&mut plan);
         root.absorb(plan);
 
+        let mut approvals = root.optional_table("approvals");
+        let approvals_part = approving::read(&mut approvals);
+        root.absorb(approvals);
+
         let state_dir = root.path("state_dir").unwrap_or_else(|| base.join(".pgleap"));
         let config = Self {
             source: source_part,
@@ -430,6 +438,7 @@ impl Config {
             fence: fence_part,
             budgets: budgets_part,
             plan: plan_part,
+            approvals: approvals_part,
             state_dir,
         };
         match root.finish() {

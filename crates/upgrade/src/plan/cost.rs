@@ -224,7 +224,11 @@ fn instances(engine: Engine, wishes: &Planning, stages: &[Stage], tariff: Option
         (None, Engine::SelfManaged) => "of the host".to_owned(),
         (None, _) => "of an unknown class (`instance` under [plan])".to_owned(),
     };
-    let quantity = format!("{low:.0} to {high:.0} hours {class}");
+    let hours = match (format!("{low:.0}"), format!("{high:.0}")) {
+        (low, high) if low == high => high,
+        (low, high) => format!("{low} to {high}"),
+    };
+    let quantity = format!("{hours} hours {class}");
     Line { what: "a second cluster".into(), quantity, low: price.map(|p| p * low), high: price.map(|p| p * high) }
 }
 

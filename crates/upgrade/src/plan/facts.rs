@@ -116,14 +116,17 @@ pub struct Rate {
 }
 
 impl Wal {
-    /// A measurement over less is no rate: what a checkpoint wrote a moment ago says nothing.
-    const LEAST_S: f64 = 0.5;
+    /// Less than this is no measurement.
+    const LEAST_WINDOW_S: f64 = 0.5;
+    /// Less than this is no average: a server that was just started, or a checkpoint of a moment ago, says nothing.
+    const LEAST_AVERAGE_S: f64 = 60.0;
 
     /// Returns the lowest and the highest rate of those measured; `None` if there is none.
     pub fn range(&self) -> Option<(f64, f64)> {
-        let rates = [self.window, self.checkpoint, self.statistics];
-        let rates = rates.into_iter().flatten().filter(|rate| rate.over_s >= Self::LEAST_S);
-        rates.map(|rate| rate.bytes_per_s.max(0.0)).fold(None, |range, rate| match range {
+        let (window, average) = (Self::LEAST_WINDOW_S, Self::LEAST_AVERAGE_S);
+        let rates = [(self.window, window), (self.checkpoint, average), (self.statistics, average)];
+        let long_enough = rates.into_iter().filter_map(|(rate, least)| rate.filter(|rate| rate.over_s >= least));
+        long_enough.map(|rate| rate.bytes_per_s.max(0.0)).fold(None, |range, rate| match range {
             None => Some((rate, rate)),
             Some((low, high)) => Some((f64::min(low, rate), f64::max(high, rate))),
         })
@@ -420,7 +423,7 @@ pub(crate) mod tests {
     #[test]
     fn wal_rate_is_a_range_over_what_was_measured_for_long_enough() {
         let rate = |bytes_per_s, over_s| Some(Rate { bytes_per_s, over_s });
-        let wal = Wal { window: rate(5.0, 2.0), checkpoint: rate(1e9, 0.1), statistics: rate(2.0, 1e6) };
+        let wal = Wal { window: rate(5.0, 2.0), checkpoint: rate(1e9, 59.0), statistics: rate(2.0, 1e6) };
         assert_eq!(wal.range(), Some((2.0, 5.0)), "a checkpoint that began just now says nothing");
         assert_eq!(Wal::default().range(), None, "unknown is not idle");
     }

@@ -82,7 +82,7 @@ impl Default for Rates {
             upgrade_base: time(2.0, 15.0, Unit::Seconds),
             upgrade_object: time(0.000_2, 0.004, Unit::SecondsEach),
             analyze: speed(30.0, 400.0),
-            apply: speed(4.0, 60.0),
+            apply: speed(8.0, 60.0),
             verify: speed(20.0, 150.0),
             rows: speed(10.0, 60.0),
             switchover: time(1.0, 60.0, Unit::Seconds),
@@ -96,8 +96,8 @@ impl Rates {
         Bounds { low: bytes_per_s * 0.8, high: bytes_per_s * 1.2, from: From::Given, unit: Unit::BytesPerSecond }
     }
 
-    /// Says how fast `what` goes and how that is known.
-    pub fn words(&self, what: &str, bounds: Bounds) -> String {
+    /// Says between which bounds, and how that is known.
+    pub fn words(bounds: Bounds) -> String {
         let range = match bounds.unit {
             Unit::BytesPerSecond => format!("{} to {}/s", size(bounds.low), size(bounds.high)),
             Unit::Seconds => format!("{:.0} to {:.0} s", bounds.low, bounds.high),
@@ -109,6 +109,6 @@ impl Rates {
             From::Measured(n) => format!("measured in {n} upgrades here"),
             From::Assumed => "assumed".to_owned(),
         };
-        format!("{what} {range} ({from})")
+        format!("{range} ({from})")
     }
 }

@@ -186,7 +186,12 @@ fn by_copy(method: Method, basis: Basis<'_>) -> Vec<Stage> {
     stages.push(verify("compare", basis, VERIFY));
     stages.push(waiting("follow", wishes.follow, "`plan.follow`: the target follows while people look at it"));
     let switch = rates.switchover;
-    stages.push(stage("switch over", Interval::new(switch.low, switch.high), rates.words("switchover", switch), &[]));
+    stages.push(stage(
+        "switch over",
+        Interval::new(switch.low, switch.high),
+        format!("with all that is prepared for it: {}", Rates::words(switch)),
+        &[],
+    ));
     if method.is_run_by_pgleap(facts.engine) {
         stages.push(verify("prove equal", basis, &["switchover.prove_equal"]));
     }
@@ -224,16 +229,16 @@ fn copy(method: Method, basis: Basis<'_>) -> Stage {
         return stage("copy", Interval::new(1.0, 30.0), "a standby is used up: nothing is copied".into(), COPY);
     }
     let rate = wishes.copy_rate.map_or(rates.copy, |given| rates.given(float(given)));
-    let words = format!("{} at {}", size(bytes), rates.words("a base backup", rate));
+    let words = format!("{} by a base backup at {}", size(bytes), Rates::words(rate));
     stage("copy", Interval::new(1.0 + bytes / rate.high, 2.0 + bytes / rate.low), words, COPY)
 }
 
 fn recover(basis: Basis<'_>, so_far: Interval) -> Stage {
     let (low, high) = basis.facts.wal.range().unwrap_or((0.0, 0.0));
     let rate = basis.rates.replay;
-    let latest = so_far.high_s.map_or(f64::INFINITY, |s| 2.0 + 1.2 * s * high / rate.low);
+    let latest = so_far.high_s.map_or(f64::INFINITY, |s| 8.0 + 1.2 * s * high / rate.low);
     let soonest = 0.3 + so_far.low_s * low / rate.high;
-    let words = format!("WAL of the copy, {} to {}/s, at {}", size(low), size(high), basis.rates.words("replay", rate));
+    let words = format!("WAL written meanwhile, {} to {}/s, replayed at {}", size(low), size(high), Rates::words(rate));
     stage("recover", Interval::new(soonest, latest), words, RECOVER)
 }
 
@@ -242,7 +247,7 @@ fn upgrade(basis: Basis<'_>) -> Stage {
     let (objects, files) = (float(facts.sum(|d| d.objects())), float(facts.sum(|d| d.files)));
     let (start, each) = (rates.upgrade_base, rates.upgrade_object);
     let mut takes = Interval::new(start.low + objects * each.low, start.high + objects * each.high);
-    let mut words = format!("{objects:.0} objects at {}", rates.words("pg_upgrade", each));
+    let mut words = format!("{objects:.0} objects by pg_upgrade at {}", Rates::words(each));
     if facts.engine == Engine::SelfManaged && transfer == Transfer::Copy {
         let bytes = float(facts.cluster_bytes);
         takes = takes.and(Interval::new(bytes / rates.copy.high, bytes / rates.copy.low));
@@ -263,14 +268,14 @@ fn analyze(basis: Basis<'_>) -> Stage {
     if facts.target_major >= 18 {
         let tables = float(facts.sum(|d| d.tables));
         let words = "from 18 on pg_upgrade brings statistics along: only what lacks them is analyzed".to_owned();
-        return stage("analyze", Interval::new(0.05, 2.0 + tables * 0.002), words, ANALYZE);
+        return stage("analyze", Interval::new(0.0, 2.0 + tables * 0.002), words, ANALYZE);
     }
     let bytes = float(facts.sum(|d| d.sample_bytes));
     let tables = float(facts.sum(|d| d.tables));
     let rate = rates.analyze;
     // three stages, of which the last reads the whole sample
     let takes = Interval::new(tables * 0.002 + bytes / rate.high, 1.0 + tables * 0.02 + 1.2 * bytes / rate.low);
-    stage("analyze", takes, format!("a sample of {} at {}", size(bytes), rates.words("ANALYZE", rate)), ANALYZE)
+    stage("analyze", takes, format!("a sample of {} read at {}", size(bytes), Rates::words(rate)), ANALYZE)
 }
 
 fn lag(method: Method, basis: Basis<'_>, so_far: Interval) -> Stage {
@@ -286,10 +291,10 @@ fn lag(method: Method, basis: Basis<'_>, so_far: Interval) -> Stage {
     let soonest = catch_up(so_far.low_s * low, low, rate.high, 0.0);
     let latest = so_far.high_s.map_or(f64::INFINITY, |s| catch_up(s * high, high, rate.low, cold));
     let mut words = format!(
-        "the source writes {} to {}/s of WAL; {}",
+        "the source writes {} to {}/s of WAL, the target applies {}",
         size(low),
         size(high),
-        rates.words("it is applied at", rate)
+        Rates::words(rate)
     );
     if lazy {
         words.push_str("; a restored volume is loaded while it is used, so the lag may grow at first");
@@ -313,8 +318,7 @@ fn verify(name: &str, basis: Basis<'_>, steps: &[&str]) -> Stage {
         tables * 0.002 + bytes / (rate.high * jobs),
         1.0 + tables * 0.05 + 1.3 * bytes / (rate.low * jobs),
     );
-    let words =
-        format!("{} of rows on both sides at {}, {jobs:.0} at a time", size(bytes), rates.words("comparing", rate));
+    let words = format!("{} of tables, read on both sides at {}, {jobs:.0} at a time", size(bytes), Rates::words(rate));
     stage(name, takes, words, steps)
 }
 
@@ -323,12 +327,7 @@ fn by_rows(basis: Basis<'_>) -> Vec<Stage> {
     let (rows, indexes) = (float(facts.sum(|d| d.table_bytes)), float(facts.sum(|d| d.index_bytes)));
     let rate = rates.rows;
     let bytes = rows + indexes;
-    let words = format!(
-        "{} of rows sent and {} of indexes built at {}",
-        size(rows),
-        size(indexes),
-        rates.words("initial sync", rate)
-    );
+    let words = format!("{} of rows sent and {} of indexes built at {}", size(rows), size(indexes), Rates::words(rate));
     let mut stages = vec![
         prepare(basis),
         stage(
@@ -343,7 +342,12 @@ fn by_rows(basis: Basis<'_>) -> Vec<Stage> {
     stages.push(verify("compare", basis, &[]));
     stages.push(waiting("follow", wishes.follow, "`plan.follow`: the target follows while people look at it"));
     let switch = rates.switchover;
-    stages.push(stage("switch over", Interval::new(switch.low, switch.high), rates.words("switchover", switch), &[]));
+    stages.push(stage(
+        "switch over",
+        Interval::new(switch.low, switch.high),
+        format!("with all that is prepared for it: {}", Rates::words(switch)),
+        &[],
+    ));
     stages.push(waiting("soak", wishes.soak, "`plan.soak`: the way back is kept"));
     stages
 }

@@ -6,7 +6,9 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
 use super::{fence::SUPERUSER_HINT, hot::databases};
 use crate::{
+    config::Config,
     pg::{Side, access},
+    plan::time::size,
     readers::{addresses_of, readers_ways, standbys},
     replicate::{catch_up::round_trip, health},
     world::{Cx, World},
@@ -54,6 +56,31 @@ const CONNECTING_ROLES: &str = "
      WHERE d.datname = ANY($1::text[]) AND a.privilege_type = 'CONNECT'";
 const MISSING_ROLES: &str = "
     SELECT x FROM unnest($1::text[]) AS x WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = x)";
+
+/// Returns what [`decide`] asks for, in words for a plan.
+#[expect(clippy::cast_precision_loss, reason = "a size for people")]
+pub fn gates(config: &Config) -> Vec<String> {
+    let budgets = &config.budgets;
+    let mut gates = vec![
+        format!("a row written now arrives on the other side within {} s", ROUND_TRIP.as_secs()),
+        format!("replication lags by no more than {} of WAL (`budgets.max_lag`)", size(budgets.max_lag_bytes as f64)),
+        match config.fence.end_older {
+            None => format!("no transaction is open for longer than {:?} (`budgets.write_pause`)", budgets.write_pause),
+            Some(age) => format!(
+                "no transaction is open for {:?} to {age:?}; older ones are ended (`fence.end_older`)",
+                budgets.write_pause
+            ),
+        },
+        "no prepared transaction is open".to_owned(),
+    ];
+    gates.push(match config.fence.tolerate.as_slice() {
+        [] => "no superuser is connected: no fence stops one".to_owned(),
+        names => format!("no superuser is connected but {} (`fence.tolerate`)", names.join(", ")),
+    });
+    gates.push("every role that may connect exists on both sides".to_owned());
+    gates.push("the route leads clients to the side that serves, and nobody is paused".to_owned());
+    gates
+}
 
 /// Collects everything that holds a switchover away from `from`.
 ///
