@@ -44,6 +44,8 @@ pub enum Standing {
         unwinding: bool,
         /// Its clients were moved: the other side serves already.
         clients_moved: bool,
+        /// Its pause is not over: clients may be waiting, until it is resumed or taken back.
+        paused: bool,
     },
     /// The source serves, the target follows.
     InSync,
@@ -60,11 +62,15 @@ impl Standing {
             Self::Nothing | Self::InSync => "the source serves reads and writes".to_owned(),
             Self::SwitchedOver => "the target serves reads and writes; the source follows".to_owned(),
             Self::Finalized => "the target serves reads and writes".to_owned(),
-            Self::Open { kind, serving, past_point_of_no_return, clients_moved, .. } if kind == "switchover" => {
+            Self::Open { kind, serving, past_point_of_no_return, clients_moved, paused, .. }
+                if kind == "switchover" =>
+            {
                 if *clients_moved {
                     format!("the {} serves reads and writes; the way back is not ready yet", serving.other())
                 } else if *past_point_of_no_return {
                     format!("the {} takes over; `pgleap resume` finishes it", serving.other())
+                } else if !paused {
+                    format!("the {serving} serves reads and writes")
                 } else {
                     format!("the {serving} serves; clients may be waiting at the pooler until `pgleap resume`")
                 }
@@ -105,6 +111,7 @@ pub fn standing(plans: &[PlanState]) -> Standing {
                 clients_moved: plan.steps.iter().any(|step| {
                     step.name == switchover::move_clients::MoveClients::NAME.0 && step.status == StepStatus::Done
                 }),
+                paused: plan.open_section().is_some(),
             },
             (Some(Outcome::Done), "upgrade") => Standing::InSync,
             (Some(_), "upgrade") => Standing::Nothing,
@@ -675,18 +682,26 @@ mod tests {
     fn open(plan: &str, kind: &str, serving: Side) -> Standing {
         let (past_point_of_no_return, unwinding, clients_moved) = (false, false, false);
         let (plan, kind) = (plan.to_owned(), kind.to_owned());
-        Standing::Open { plan, kind, serving, past_point_of_no_return, unwinding, clients_moved }
+        Standing::Open { plan, kind, serving, past_point_of_no_return, unwinding, clients_moved, paused: false }
     }
 
     fn past_no_return(plan: &str, kind: &str, serving: Side, clients_moved: bool) -> Standing {
         let (plan, kind) = (plan.to_owned(), kind.to_owned());
-        Standing::Open { plan, kind, serving, past_point_of_no_return: true, unwinding: false, clients_moved }
+        Standing::Open {
+            plan,
+            kind,
+            serving,
+            past_point_of_no_return: true,
+            unwinding: false,
+            clients_moved,
+            paused: false,
+        }
     }
 
     fn unwinding(plan: &str, kind: &str, serving: Side) -> Standing {
         let (plan, kind) = (plan.to_owned(), kind.to_owned());
         let (past_point_of_no_return, clients_moved) = (false, false);
-        Standing::Open { plan, kind, serving, past_point_of_no_return, unwinding: true, clients_moved }
+        Standing::Open { plan, kind, serving, past_point_of_no_return, unwinding: true, clients_moved, paused: false }
     }
 
     #[tokio::test]
@@ -710,7 +725,7 @@ mod tests {
         desk.upgrade("u1", WELL).await;
         let held = desk.switchover("s1", Source, Story::blocked::<Fence>()).await;
         assert_eq!(held, open("s1", "switchover", Source));
-        assert_eq!(held.traffic(), "the source serves; clients may be waiting at the pooler until `pgleap resume`");
+        assert_eq!(held.traffic(), "the source serves reads and writes", "nobody waits before the pause");
         assert_eq!(desk.switchover("s1", Source, Story::fatal::<Fence>()).await, Standing::InSync, "taken back");
         let moving = desk.switchover("s2", Source, Story::blocked::<MoveClients>()).await;
         assert_eq!(moving, past_no_return("s2", "switchover", Source, false));

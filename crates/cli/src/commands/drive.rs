@@ -307,6 +307,7 @@ mod tests {
             past_point_of_no_return: false,
             unwinding: false,
             clients_moved: false,
+            paused: true,
         };
         let told = |release, standing| {
             let source = JournalError::ReadOnly.into();

@@ -19,3 +19,4 @@ mod reports;
 mod stops;
 mod twin;
 mod usage;
+mod waits;

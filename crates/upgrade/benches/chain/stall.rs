@@ -7,6 +7,7 @@ use pgleap_upgrade::pgbouncer::ini::Address;
 
 use crate::{
     bed::{Bed, DATABASE, Load, assert_done, spec},
+    option,
     table::{Table, median, short},
 };
 
@@ -84,9 +85,9 @@ fn ms(value: f64) -> String {
     format!("{} ms", short(value))
 }
 
-/// One pooler, eight clients: the figure of the README.
+/// One pooler, eight clients, unless asked otherwise: the figure of the README.
 pub async fn run() {
-    let stalls = measure(1, 8).await;
+    let stalls = measure(option("PGLEAP_BENCH_POOLERS", 1) as usize, option("PGLEAP_BENCH_CLIENTS", 8) as usize).await;
     let mut table = Table::new(["switchover", "floor stall", "stall", "ratio", "write pause"]);
     let mut row = |name: String, floor: f64, stall: f64, ratio: f64, pause: f64| {
         table.row([name, ms(floor), ms(stall), format!("{ratio:.2}"), ms(pause)]);

@@ -69,8 +69,10 @@ impl Every {
 }
 
 impl Postpone {
-    async fn is_there(&self) -> bool {
-        tokio::fs::try_exists(&self.file).await.unwrap_or(true)
+    async fn gone(&self) {
+        while tokio::fs::try_exists(&self.file).await.unwrap_or(true) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     async fn tell(&self, cx: &Cx<'_>, since: Instant) {
@@ -87,15 +89,13 @@ impl Postpone {
         cx.progress(Progress { text, ..Progress::default() });
     }
 
-    /// Waits, and keeps fresh what the waiting would make stale. That this fails for once is told, and tried again.
-    async fn wait(&self, cx: &Cx<'_>) {
+    /// Keeps fresh what the waiting would make stale, without an end. That this fails for once is told, and tried again.
+    async fn keep_ready(&self, cx: &Cx<'_>) {
         let began = Instant::now();
         let (mut tell, mut slots, mut warm) =
             (Every::new(TELL_EVERY), Every::new(KEEP_SLOTS_EVERY), Every::new(KEEP_WARM_EVERY));
-        if self.is_there().await {
-            self.tell(cx, began).await;
-        }
-        while self.is_there().await {
+        self.tell(cx, began).await;
+        loop {
             if slots.is_due()
                 && let Err(error) = keep_slots(cx, self.from).await
             {
@@ -133,7 +133,9 @@ impl Step<World> for Postpone {
             biased;
             // by itself, so that everything is taken back; cut short, the plan would be left open with its slots
             () = cx.stopped() => return Err(StepError::fatal("stopped on request while postponed", "begin it again when ready")),
-            () = self.wait(cx) => {}
+            // what is under way then is dropped: it takes nothing that it does not give back
+            () = self.gone() => {}
+            () = self.keep_ready(cx) => {}
         }
         Ok(began.elapsed().as_secs_f64())
     }

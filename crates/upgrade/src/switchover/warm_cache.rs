@@ -40,6 +40,8 @@ pub struct Warmed {
 
 /// What the cache of the side that follows may be filled to: applying rows needs some of it.
 const SHARE: f64 = 0.9;
+/// 16 GiB: what is known of each page is held in memory, and the most used are the most of what is asked for.
+const MOST_PAGES: i64 = 2 << 20;
 /// One statement loads about so many pages; between two the budget is looked at.
 const BATCH_PAGES: i64 = 4096;
 
@@ -188,7 +190,7 @@ async fn fill(cx: &Cx<'_>, from: Side, deadline: Instant) -> Result<Warmed, Step
         };
         let free = match room {
             Some(room) => room,
-            None => pages().await?,
+            None => pages().await?.min(MOST_PAGES),
         };
         let Some(runs) = cached(&here, free).await? else {
             warmed.missing = Some(format!("the {from}'s PostgreSQL has no extension `pg_buffercache`"));

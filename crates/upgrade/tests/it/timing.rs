@@ -15,7 +15,7 @@ use tokio::sync::broadcast::Receiver;
 use crate::{
     bed::{
         LONG, as_found, ask, assert_as_found, assert_standing, assert_unwound, began, client, end, event, guard,
-        output, small,
+        output, small, until,
     },
     rig::{Load, Rig, assert_done},
 };
@@ -129,6 +129,16 @@ async fn postponed_then_released(rig: &Rig, file: &Path) {
     assert_eq!(ask(&target, "SELECT nextval('late_seq')").await, ["4712"]);
     let waited = output::<Postpone>(&rig.world, &rig.journal);
     assert!(waited > 0.0, "{waited}");
+}
+
+/// Autovacuum analyzes the side that follows by what is counted of applied rows: its planner knows them when it serves again.
+async fn follower_keeps_its_statistics(rig: &Rig) {
+    let source = rig.lab.directly(rig.lab.source_port, "shop");
+    let sql = "SELECT sum(n_tup_ins + n_tup_upd) FROM pg_stat_user_tables WHERE schemaname = 'pgleap_canary'";
+    let counted = async || -> u64 { ask(&source, sql).await[0].parse().unwrap() };
+    let (before, written) = (counted().await, rig.acknowledged());
+    until("applied rows to be counted", async || (counted().await > before + 50).then_some(())).await;
+    assert!(rig.acknowledged() > written);
 }
 
 /// The first attempt is held by a transaction, which ends; the second works. Each is a plan, and is told.
@@ -246,6 +256,7 @@ async fn switchovers_begin_when_they_are_asked_to_and_leave_nothing_if_they_do_n
     not_tried_again(&rig).await;
     stopped_while_postponed(&rig, &file, &before).await;
     postponed_then_released(&rig, &file).await;
+    follower_keeps_its_statistics(&rig).await;
     tried_again(&rig).await;
     let port = rig.lab.source_port;
     let (lab, verdict) = rig.verdict(port).await;
