@@ -97,6 +97,15 @@ pub struct Check {
     /// Take the applied remedies of these findings back, or `all`: the source has again what it had
     #[arg(long, value_name = "ID", num_args = 1.., conflicts_with_all = ["explain", "fix"])]
     pub undo: Vec<String>,
+    /// Also write what was found to this file: a page (.html), a document (.md), or data (.json)
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["explain", "fix", "undo", "watch"])]
+    pub output: Option<PathBuf>,
+    /// Look again and again, and tell what is new or gone: tables without identity, partitions, DDL since an upgrade began
+    #[arg(long, conflicts_with_all = ["explain", "fix", "undo"])]
+    pub watch: bool,
+    /// Seconds between the looks of `--watch`
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub every: u32,
 }
 
 /// `pgleap guard`

@@ -49,7 +49,7 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
     }
     let host = preflight::check_host(&world).await;
     if !host.is_clear() {
-        return Err(check::in_the_way(&host, out));
+        return Err(check::in_the_way(&host, &world, out));
     }
     let id = format!("twin-{}", plans.len() + 1);
     let display = (!out.is_json()).then(|| Display::start(&events, out));

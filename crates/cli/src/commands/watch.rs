@@ -2,7 +2,7 @@
 //!
 //! Looks once a second, reads only what is new in the journal, and keeps its connections: it must cost nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
@@ -10,6 +10,7 @@ use pgleap_saga::{Journal, PlanState, Record, StepStatus};
 use pgleap_upgrade::{
     Standing, World,
     pg::{PgError, Side},
+    preflight::Drift,
     replicate::health::{self, Health},
     switchover::strays::Strays,
     timing::waiting,
@@ -28,13 +29,23 @@ use crate::{
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Whole catalogs are read for it.
+const DDL_EVERY: Duration = Duration::from_secs(60);
 /// Without a terminal the lag is told at most once in so many looks.
 const LAG_EVERY: u32 = 5;
 
 pub(super) async fn run(args: &args::Watch, site: &Site, out: Out) -> Result<Exit, CommandError> {
     let journal = site.read_begun()?;
-    let mut watcher =
-        Watcher { site, journal, plans: Vec::new(), records: Vec::new(), world: None, strays: None, found: Vec::new() };
+    let mut watcher = Watcher {
+        site,
+        journal,
+        plans: Vec::new(),
+        records: Vec::new(),
+        world: None,
+        strays: None,
+        found: Vec::new(),
+        ddl: Ddl::default(),
+    };
     if args.once {
         let (view, health) = watcher.look().await?;
         match out.is_json() {
@@ -60,6 +71,44 @@ struct Watcher<'a> {
     world: Option<World>,
     strays: Option<Strays>,
     found: Vec<String>,
+    ddl: Ddl,
+}
+
+/// What DDL changed on the source since the upgrade began.
+#[derive(Default)]
+struct Ddl {
+    drift: Option<Drift>,
+    looked: Option<Instant>,
+    /// What somebody must know: a line each.
+    told: Vec<String>,
+}
+
+impl Ddl {
+    /// Looks, if it is time. A source that cannot be asked is told by the lag already.
+    async fn look(&mut self, world: &World) {
+        if self.looked.is_some_and(|at| at.elapsed() < DDL_EVERY) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        if self.drift.is_none() {
+            self.drift = Drift::begin(world).await.ok();
+        }
+        let Some(drift) = &self.drift else { return };
+        let findings = drift.look().await;
+        if findings.iter().any(|finding| finding.id == "check.unanswered") {
+            self.drift = None;
+            return;
+        }
+        let of_tables =
+            findings.iter().filter(|f| f.id.starts_with("ddl.table_") || f.id == "replica_identity.missing");
+        self.told = of_tables
+            .map(|finding| {
+                let place = finding.database.as_ref().map(|name| format!("database `{name}`: ")).unwrap_or_default();
+                let cause = finding.cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
+                format!("{place}{}{cause}", finding.message)
+            })
+            .collect();
+    }
 }
 
 impl Watcher<'_> {
@@ -92,6 +141,10 @@ impl Watcher<'_> {
         let world = self.world.as_ref()?;
         let databases = site::source_facts(world, &self.journal).ok()??.databases;
         let mut health = health::look(world, from, &databases).await.ok()?;
+        if from == Side::Source {
+            self.ddl.look(world).await;
+            health.problems.extend(self.ddl.told.iter().cloned());
+        }
         if from == Side::Target {
             let (strays, found) = strays(self.strays.take(), world, &databases).await;
             self.strays = strays;

@@ -5,13 +5,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use pgleap_upgrade::{Standing, plan::history::Compared};
 
 use super::{
-    chart,
+    STYLE, chart,
     model::{Boundary, Report, Switchover, Verification},
     table::{COLUMNS, UNKNOWN, count, row, total},
 };
 use crate::{display::text, planning::interval};
-
-const STYLE: &str = include_str!("report.css");
 
 /// Returns the page.
 pub(super) fn page(report: &Report) -> Markup {

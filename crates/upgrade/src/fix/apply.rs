@@ -59,13 +59,15 @@ impl Step<World> for Apply {
                 (Fix::ReplicaIdentity { .. } | Fix::Trigger { .. }, _) => session.batch(&fix.sql()).await?,
             }
             fault_point!("fix.apply.between");
-            cx.progress(Progress {
-                text: fix.sql(),
-                done: u64::try_from(done + 1).ok(),
-                total: u64::try_from(self.fixes.len()).ok(),
-                unit: "changes",
-                ..Progress::default()
-            });
+            if self.fixes.len() > 1 {
+                cx.progress(Progress {
+                    text: fix.sql(),
+                    done: u64::try_from(done + 1).ok(),
+                    total: u64::try_from(self.fixes.len()).ok(),
+                    unit: "changes",
+                    ..Progress::default()
+                });
+            }
         }
         Ok(())
     }

@@ -56,7 +56,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(severity: Severity, id: &'static str, message: impl Into<String>) -> Self {
+    /// Makes a finding.
+    pub(super) fn of(severity: Severity, id: &'static str, message: impl Into<String>) -> Self {
         Self {
             id,
             severity,
@@ -73,17 +74,17 @@ impl Finding {
 
     /// Makes a finding that keeps the upgrade from beginning.
     pub fn blocker(id: &'static str, message: impl Into<String>) -> Self {
-        Self::new(Severity::Blocker, id, message)
+        Self::of(Severity::Blocker, id, message)
     }
 
     /// Makes a finding that somebody should decide about.
     pub fn warning(id: &'static str, message: impl Into<String>) -> Self {
-        Self::new(Severity::Warning, id, message)
+        Self::of(Severity::Warning, id, message)
     }
 
     /// Makes a finding that is worth knowing.
     pub fn note(id: &'static str, message: impl Into<String>) -> Self {
-        Self::new(Severity::Note, id, message)
+        Self::of(Severity::Note, id, message)
     }
 
     /// Adds why it matters.
@@ -135,6 +136,8 @@ impl Finding {
 /// All findings of one pass, the gravest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// What the source is, such as `15.18`; unknown if it did not say.
+    pub source_version: Option<String>,
     /// By severity, then by id, then by message.
     pub findings: Vec<Finding>,
 }
@@ -144,7 +147,7 @@ impl Report {
     pub fn new(mut findings: Vec<Finding>) -> Self {
         findings.sort_by(|a, b| (a.severity, a.id, &a.message).cmp(&(b.severity, b.id, &b.message)));
         findings.dedup();
-        Self { findings }
+        Self { source_version: None, findings }
     }
 
     /// Returns what keeps the upgrade from beginning.

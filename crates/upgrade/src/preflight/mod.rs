@@ -9,6 +9,7 @@
 //! the copy, which is what `pg_upgrade --check` does later.
 
 pub mod about;
+mod drift;
 mod finding;
 pub mod fix;
 mod pooler;
@@ -61,6 +62,7 @@ mod wal_senders;
 mod wraparound;
 
 pub use about::{About, Applied, Kind, Topic};
+pub use drift::Drift;
 pub use finding::{Finding, Report, Severity};
 pub use fix::Fix;
 
@@ -150,7 +152,7 @@ const OF_POOLER: &[(&About, OfPooler)] = &[
 ];
 
 /// What is not a check, and answers as one where a check could not begin.
-const OF_ALL: &[&About] = &[&ABOUT, &pooler::ABOUT, &source::ABOUT];
+const OF_ALL: &[&About] = &[&ABOUT, &drift::ABOUT, &pooler::ABOUT, &source::ABOUT];
 
 const UNANSWERED: &str = "check.unanswered";
 
@@ -245,7 +247,11 @@ pub async fn check(world: &World) -> Report {
         asked.push(Box::pin(stream::iter(each).buffer_unordered(AT_ONCE).concat()));
     }
     findings.extend(join_all(asked).await.into_iter().flatten());
-    Report::new(unanswered_once(findings))
+    for finding in &mut findings {
+        say_what_waits(finding, known);
+    }
+    let version = known.map(|source| format!("{}.{}", source.major(), source.minor()));
+    Report { source_version: version, ..Report::new(unanswered_once(findings)) }
 }
 
 /// Checks whose blockers keep a copy from being made and upgraded on this host.
@@ -329,6 +335,19 @@ fn unanswered_once(findings: Vec<Finding>) -> Vec<Finding> {
         finding
     }));
     findings
+}
+
+/// Says of a setting that it is changed already, and waits for the operator's restart.
+fn say_what_waits(finding: &mut Finding, source: Option<&Source>) {
+    let names = finding.fixes.iter().filter_map(|fix| match fix {
+        Fix::Setting { name, restart: true, .. } => Some(name),
+        _ => None,
+    });
+    let waiting: Vec<_> = names.filter(|name| source.is_some_and(|source| source.waits_for_restart(name))).collect();
+    if !waiting.is_empty() {
+        let word = format!("{} was changed, and waits for a restart of the source", listed(&waiting));
+        finding.cause = Some(finding.cause.take().map_or(word.clone(), |cause| format!("{cause}; {word}")));
+    }
 }
 
 /// Adds what the check says of its findings: why pgleap does not apply a remedy.

@@ -1,6 +1,11 @@
 //! The source as the checks see it: what most of them need is read once.
 
-use std::{collections::BTreeMap, error::Error as _, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error as _,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use tokio_postgres::error::SqlState;
 
@@ -44,6 +49,8 @@ pub(super) struct Source {
     /// The databases of the upgrade, as far as they exist and can be entered.
     pub databases: Vec<Database>,
     settings: BTreeMap<String, String>,
+    /// Settings whose files say otherwise since the source was started.
+    pending: BTreeSet<String>,
 }
 
 /// One database of the upgrade, entered.
@@ -65,7 +72,7 @@ const WHO_AND_WHAT: &str = "
            pg_catalog.pg_is_in_recovery(),
            pg_catalog.current_setting('is_superuser') = 'on'";
 
-const SETTINGS: &str = "SELECT name, setting FROM pg_catalog.pg_settings WHERE setting IS NOT NULL";
+const SETTINGS: &str = "SELECT name, setting, pending_restart FROM pg_catalog.pg_settings WHERE setting IS NOT NULL";
 
 const DATABASES: &str = "
     SELECT oid, datname::text FROM pg_catalog.pg_database
@@ -90,6 +97,7 @@ impl Source {
         let row = session.query_one(WHO_AND_WHAT, &[]).await?;
         let rows = session.query(SETTINGS, &[]).await?;
         let settings: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let pending = rows.iter().filter(|row| row.get(2)).map(|row| row.get(0)).collect();
         let rows = session.query(DATABASES, &[]).await?;
         let databases = rows.iter().map(|row| Database { oid: row.get(0), name: row.get(1) });
         let databases = databases.filter(|database| match &world.config.source.databases {
@@ -103,6 +111,7 @@ impl Source {
             data_dir: settings.get("data_directory").map(PathBuf::from),
             databases: databases.collect(),
             settings,
+            pending,
             session,
         })
     }
@@ -125,6 +134,11 @@ impl Source {
     /// Returns a setting in its own unit; `None` if this major does not have it.
     pub fn setting(&self, name: &str) -> Option<&str> {
         self.settings.get(name).map(String::as_str)
+    }
+
+    /// Whether a changed value of this setting waits for a restart.
+    pub fn waits_for_restart(&self, name: &str) -> bool {
+        self.pending.contains(name)
     }
 
     /// Returns a setting that is a number, in its own unit; `None` if this major does not have it.

@@ -1,13 +1,13 @@
 //! How replication is doing: how far behind, how fast, and what is wrong with it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use pgleap_saga::StepError;
 use tokio::time::Instant;
 
 use super::subscription;
 use crate::{
-    pg::{Lsn, Side},
+    pg::{Lsn, Session, Side},
     provision::{InitTarget, fix_boundary::parse_lsn},
     world::{Database, World},
 };
@@ -70,9 +70,10 @@ pub async fn look(world: &World, from: Side, databases: &[Database]) -> Result<H
             Some(state) => {
                 // a table that the subscription does not list is skipped without a word, at a lag of 0
                 if state.tables != published || state.not_ready > 0 {
+                    let unlike = unlike(&session, &subscriber, &world.publication(), &name).await?;
                     problems.push(format!(
                         "subscription `{name}` applies {} tables, {published} are published, {} are not ready: a table was made or \
-                         dropped on the {from} during the upgrade, and its rows are not carried",
+                         dropped on the {from} during the upgrade, and its rows are not carried{unlike}",
                         state.tables, state.not_ready
                     ));
                 }
@@ -105,7 +106,36 @@ pub async fn look(world: &World, from: Side, databases: &[Database]) -> Result<H
     Ok(Health { publisher, applied, lag_bytes, retained_bytes, problems })
 }
 
-async fn errors(session: &crate::pg::Session, name: &str) -> Result<i64, StepError> {
+const PUBLISHED_NAMES: &str = "
+    SELECT pg_catalog.format('%I.%I', schemaname, tablename) FROM pg_catalog.pg_publication_tables WHERE pubname = $1";
+const SUBSCRIBED_NAMES: &str = "
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+      FROM pg_catalog.pg_subscription AS s JOIN pg_catalog.pg_subscription_rel AS r ON r.srsubid = s.oid
+      JOIN pg_catalog.pg_class AS c ON c.oid = r.srrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE s.subname = $1";
+
+/// Names that one line holds.
+const NAMED: usize = 5;
+
+/// Names the tables that are published and not applied, or applied and published no more: a part of a sentence.
+async fn unlike(publisher: &Session, subscriber: &Session, publication: &str, name: &str) -> Result<String, StepError> {
+    let names = |rows: Vec<tokio_postgres::Row>| rows.iter().map(|row| row.get(0)).collect::<BTreeSet<String>>();
+    let published = names(publisher.query(PUBLISHED_NAMES, &[&publication]).await?);
+    let subscribed = names(subscriber.query(SUBSCRIBED_NAMES, &[&name]).await?);
+    Ok(told("; only published: ", published.difference(&subscribed))
+        + &told("; only applied: ", subscribed.difference(&published)))
+}
+
+fn told<'n>(what: &str, names: impl Iterator<Item = &'n String>) -> String {
+    let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => String::new(),
+        n if n > NAMED => format!("{what}{} and {} more", names[..NAMED].join(", "), n - NAMED),
+        _ => format!("{what}{}", names.join(", ")),
+    }
+}
+
+async fn errors(session: &Session, name: &str) -> Result<i64, StepError> {
     // the view came with 15
     match session.query_opt(ERRORS, &[&name]).await {
         Ok(row) => Ok(row.map_or(0, |row| row.get(0))),
@@ -116,7 +146,7 @@ async fn errors(session: &crate::pg::Session, name: &str) -> Result<i64, StepErr
 
 /// Whether the worker that is not there failed, and fails again when the server starts it anew. One that lost its
 /// connection comes back and stays.
-async fn keeps_failing(session: &crate::pg::Session, name: &str) -> Result<bool, StepError> {
+async fn keeps_failing(session: &Session, name: &str) -> Result<bool, StepError> {
     let before = errors(session, name).await?;
     if before == 0 {
         return Ok(false);

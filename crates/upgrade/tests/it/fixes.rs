@@ -10,12 +10,12 @@ use pgleap_upgrade::{
     Chain, Standing, World,
     chain::ChainError,
     fix::Remedy,
-    preflight::{self, Fix, Report},
+    preflight::{self, Fix, Report, Severity},
 };
 
 use crate::{
     bed::{assert_unwound, event},
-    preflight::{Bed, GOOD_TABLES, ids, poolers},
+    preflight::{Bed, GOOD_TABLES, assert_says, ids, poolers},
 };
 
 /// One of each kind that pgleap can remedy, with states that are not the defaults.
@@ -144,6 +144,12 @@ async fn remedied_and_taken_back(major: u16) {
     let by_restart = ["wal_level.not_logical", "wal_senders.too_few"];
     assert!(left.iter().all(|name| by_restart.contains(name)), "{report:#?}");
     assert_ne!(before, site.state().await);
+    assert_says(
+        &report,
+        "wal_level.not_logical",
+        Severity::Blocker,
+        &["`wal_level` was changed, and waits for a restart"],
+    );
 
     // the operator restarts it
     site.bed.restart(&[]).await;

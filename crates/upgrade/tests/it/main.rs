@@ -8,6 +8,7 @@ mod checks;
 mod command_route;
 #[cfg(feature = "faults")]
 mod deaths;
+mod drift;
 mod facts;
 mod fixes;
 mod lost_journal;

@@ -281,7 +281,7 @@ const UNSOUND: &[(&str, &str)] = &[
 ];
 
 /// Returns the target's major for a source of that major.
-fn target_of(major: u16) -> u16 {
+pub fn target_of(major: u16) -> u16 {
     [17, 18, 19].into_iter().find(|target| *target > major).unwrap()
 }
 

@@ -2,7 +2,7 @@
 
 use pgleap_upgrade::{
     fix::{self, Remedy},
-    preflight::{self, About, Finding, Report},
+    preflight::{self, About, Applied, Finding, Report},
 };
 
 use crate::{
@@ -122,7 +122,11 @@ fn chosen(ids: &[String], report: &Report) -> Result<Vec<Remedy>, CommandError> 
 }
 
 fn by_hand(finding: &Finding) -> CommandError {
-    let why = finding.by_hand.unwrap_or("none of what was found has a remedy that is safe to apply.");
+    let kind = preflight::abouts().into_iter().find_map(|about| about.kind(finding.id));
+    let why = match kind.map(|kind| kind.applied) {
+        Some(Applied::ByHand(why)) => why,
+        _ => "none of what was found has a remedy that is safe to apply.",
+    };
     let error = CommandError::new(Exit::Usage, format!("pgleap does not apply the remedy of `{}`", finding.id));
     let error = error.because(why.trim_end_matches('.')).state("nothing was changed");
     match &finding.remedy {
@@ -173,8 +177,7 @@ mod tests {
     #[test]
     fn findings_of_several_databases_are_one_remedy_and_those_by_hand_are_refused_with_the_reason() {
         let missing = |table: &str| Finding::blocker("replica_identity.missing", table).fixes([identity(table)]);
-        let mut paused = Finding::blocker("pooler.paused", "paused").fix("RESUME app;");
-        paused.by_hand = Some("whoever paused it had a reason.");
+        let paused = Finding::blocker("pooler.paused", "paused").fix("RESUME app;");
         let report = Report::new(vec![missing("public.a"), missing("public.b"), paused]);
         let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
         let all = chosen(&ids(&["all"]), &report).unwrap();

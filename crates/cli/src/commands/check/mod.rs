@@ -1,12 +1,21 @@
 //! `pgleap check`: everything that is in the way, found before anything is touched.
 
-use std::time::Duration;
+mod fix;
+mod markdown;
+mod page;
+mod terminal;
+mod watch;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use futures::future::join;
-mod fix;
-
+use jiff::Timestamp;
 use pgleap_upgrade::{
-    World, plan,
+    World,
+    plan::{self, Facts},
     preflight::{self, Finding, Report, Severity},
 };
 
@@ -15,12 +24,102 @@ use crate::{
     display::text,
     errors::CommandError,
     exit::Exit,
-    out::{Out, Paint, SCHEMA},
+    out::{Out, SCHEMA},
     site::{self, Site},
 };
 
 /// How long rates are measured for `pgleap plan --facts`: as long as the checks take anyway.
 const FACTS_WINDOW: Duration = Duration::from_secs(2);
+
+/// Findings by what they mean for the upgrade, the gravest first.
+const GROUPS: [(Severity, &str); 3] =
+    [(Severity::Blocker, "In the way"), (Severity::Warning, "To be decided"), (Severity::Note, "Worth knowing")];
+
+/// What was found, of what, and when.
+struct Checked<'a> {
+    report: &'a Report,
+    source: String,
+    source_version: Option<&'a str>,
+    target_version: u16,
+    at: Timestamp,
+}
+
+impl<'a> Checked<'a> {
+    fn of(&self, severity: Severity) -> impl Iterator<Item = &'a Finding> {
+        self.report.findings.iter().filter(move |finding| finding.severity == severity)
+    }
+
+    fn new(report: &'a Report, world: &World) -> Self {
+        let endpoint = &world.source.endpoint;
+        Self {
+            report,
+            source: format!("{}:{}", endpoint.host, endpoint.port),
+            source_version: report.source_version.as_deref(),
+            target_version: world.config.target.version,
+            at: Timestamp::now(),
+        }
+    }
+
+    #[cfg(test)]
+    fn of_report(report: &'a Report) -> Self {
+        Self {
+            report,
+            source: "db:5432".into(),
+            source_version: Some("15.18"),
+            target_version: 18,
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        self.of(severity).count()
+    }
+
+    /// Returns `2 blockers, 1 note`.
+    fn counts(&self) -> String {
+        let word = |(severity, _): (Severity, &str)| (self.count(severity), severity.word());
+        let counts = GROUPS.into_iter().map(word).filter(|(n, _)| *n > 0);
+        counts.map(|(n, word)| text::plural(n, word)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Returns the ids of findings whose remedies pgleap can apply, each once.
+    fn fixable(&self) -> Vec<&'static str> {
+        let mut ids: Vec<_> = self.report.findings.iter().filter(|f| !f.fixes.is_empty()).map(|f| f.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Returns all of it as JSON; `pgleap plan --facts` decides from it offline.
+    fn json(&self, facts: Option<&Facts>) -> serde_json::Value {
+        serde_json::json!({
+            "schema": SCHEMA, "checked_at": self.at, "source": self.source, "source_version": self.source_version,
+            "target_version": self.target_version, "clear": self.report.is_clear(),
+            "blockers": self.count(Severity::Blocker), "warnings": self.count(Severity::Warning),
+            "notes": self.count(Severity::Note), "fixable": self.fixable(),
+            "findings": self.report.findings, "facts": facts,
+        })
+    }
+}
+
+/// What a file is written as, by the end of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Markdown,
+    Html,
+}
+
+fn form(path: &Path) -> Result<Form, CommandError> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => Ok(Form::Json),
+        Some("md") => Ok(Form::Markdown),
+        Some("html") => Ok(Form::Html),
+        _ => Err(CommandError::new(Exit::Usage, format!("what should `{}` be written as?", path.display()))
+            .state("nothing was contacted")
+            .hint("end its name in .html, .md or .json")),
+    }
+}
 
 pub(super) async fn run(args: &Check, site: &Site, out: Out) -> Result<Exit, CommandError> {
     if !args.fix.is_empty() {
@@ -29,27 +128,40 @@ pub(super) async fn run(args: &Check, site: &Site, out: Out) -> Result<Exit, Com
     if !args.undo.is_empty() {
         return fix::undo(&args.undo, site, out).await;
     }
+    if args.watch {
+        return watch::run(Duration::from_secs(args.every.into()), site, out).await;
+    }
+    let output = args.output.as_ref().map(|path| form(path).map(|form| (path, form))).transpose()?;
     let id = match site.read()? {
         Some(journal) => site::known_id(&journal)?,
         None => None,
     };
     let world = site.world(id.unwrap_or_else(site::new_id)).await?;
-    let report = match out.is_json() {
-        true => {
-            let (report, facts) = join(preflight::check(&world), plan::collect(&world, FACTS_WINDOW)).await;
-            // a source that cannot be asked is a finding already
-            let facts = facts.ok();
-            out.json(&serde_json::json!({
-                "schema": SCHEMA, "clear": report.is_clear(), "findings": report.findings, "facts": facts
-            }));
-            report
-        }
-        false => preflight::check(&world).await,
-    };
-    if !out.is_json() {
-        out.data(&render(&report, out.data_paint()));
+    let as_json = out.is_json() || output.is_some_and(|(_, form)| form == Form::Json);
+    let facts = async { if as_json { plan::collect(&world, FACTS_WINDOW).await.ok() } else { None } };
+    // a source that cannot be asked is a finding already
+    let (report, facts) = join(preflight::check(&world), facts).await;
+    let checked = Checked::new(&report, &world);
+    if let Some((path, form)) = output {
+        write(path, form, &checked, facts.as_ref())?;
+        out.say(&format!("written to {}", path.display()));
+    }
+    match out.is_json() {
+        true => out.json(&checked.json(facts.as_ref())),
+        false => out.data(&terminal::render(&checked, out.data_paint())),
     }
     Ok(if report.is_clear() { Exit::Done } else { Exit::Blocker })
+}
+
+fn write(path: &PathBuf, form: Form, checked: &Checked<'_>, facts: Option<&Facts>) -> Result<(), CommandError> {
+    let text = match form {
+        Form::Json => format!("{}\n", checked.json(facts)),
+        Form::Markdown => markdown::document(checked),
+        Form::Html => page::page(checked).into_string(),
+    };
+    std::fs::write(path, text).map_err(|error| {
+        CommandError::new(Exit::Unexpected, format!("cannot write `{}`", path.display())).because(error.to_string())
+    })
 }
 
 /// Says what checks read, why it matters and what they can find.
@@ -80,75 +192,62 @@ pub(super) async fn before_run(world: &World, out: Out) -> Result<(), CommandErr
     let report = preflight::check(world).await;
     if report.is_clear() {
         if !report.findings.is_empty() {
-            out.say(&render(&report, out.paint()));
+            out.say(&terminal::render(&Checked::new(&report, world), out.paint()));
         }
         return Ok(());
     }
-    Err(in_the_way(&report, out))
+    Err(in_the_way(&report, world, out))
 }
 
 /// Prints every finding, and returns the error that says that nothing begins.
-pub(super) fn in_the_way(report: &Report, out: Out) -> CommandError {
-    out.say(&render(report, out.paint()));
-    let blockers = count(report, Severity::Blocker);
+pub(super) fn in_the_way(report: &Report, world: &World, out: Out) -> CommandError {
+    let checked = Checked::new(report, world);
+    out.say(&terminal::render(&checked, out.paint()));
+    let blockers = checked.count(Severity::Blocker);
     CommandError::new(Exit::Blocker, format!("{} in the way", text::plural(blockers, "blocker")))
         .because("the findings above say what, why, and what to do")
         .state("nothing was touched; the source serves reads and writes")
         .hint("`pgleap check` looks again, as often as you like")
 }
 
-fn count(report: &Report, severity: Severity) -> usize {
-    report.findings.iter().filter(|finding| finding.severity == severity).count()
-}
+#[cfg(test)]
+mod tests {
+    use pgleap_upgrade::preflight::Fix;
 
-fn render(report: &Report, paint: Paint) -> String {
-    let mut blocks: Vec<String> = report.findings.iter().map(|finding| block(finding, paint)).collect();
-    let counts = [(Severity::Blocker, "blocker"), (Severity::Warning, "warning"), (Severity::Note, "note")];
-    let counts: Vec<String> = counts
-        .into_iter()
-        .map(|(severity, word)| (count(report, severity), word))
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, word)| text::plural(n, word))
-        .collect();
-    blocks.push(match (report.is_clear(), counts.is_empty()) {
-        (true, true) => paint.green("clear: nothing is in the way"),
-        (true, false) => format!("{}: {}", paint.green("clear"), counts.join(", ")),
-        (false, _) => format!("{}: {}", paint.red("not clear"), counts.join(", ")),
-    });
-    blocks.join("\n")
-}
+    use super::*;
 
-fn block(finding: &Finding, paint: Paint) -> String {
-    let label = match finding.severity {
-        Severity::Blocker => paint.red("blocker"),
-        Severity::Warning => paint.yellow("warning"),
-        Severity::Note => paint.dim("note   "),
-    };
-    let indented = |text: &str| text.replace('\n', "\n                  ");
-    let mut block = format!("{label}  {}\n         {}", paint.bold(finding.id), finding.message);
-    if let Some(cause) = &finding.cause {
-        block.push_str(&format!("\n         cause:   {}", indented(cause)));
+    fn report() -> Report {
+        let identity = |n: usize| format!("public.\"<b>{n}\"");
+        let missing = Finding::blocker("replica_identity.missing", "7 tables have none: `public.a`, <b>")
+            .because("UPDATE fails & stops")
+            .in_database("app")
+            .objects((0..7).map(identity))
+            .number("tables", 7)
+            .fixes([Fix::ReplicaIdentity { database: "app".into(), table: "public.a".into(), index: None }]);
+        Report::new(vec![missing, Finding::note("large_object.not_replicated", "3 large objects")])
     }
-    if let Some(remedy) = &finding.remedy {
-        block.push_str(&format!("\n         remedy:  {}", indented(&cut(remedy))));
-    }
-    if !finding.fixes.is_empty() {
-        block.push_str(&format!("\n         fix:     pgleap check --fix {}", finding.id));
-    }
-    block
-}
 
-/// How many lines of a remedy a terminal shows; JSON has them all.
-const REMEDY_LINES: usize = 12;
-
-fn cut(remedy: &str) -> String {
-    let lines: Vec<_> = remedy.lines().collect();
-    if lines.len() <= REMEDY_LINES {
-        return remedy.to_owned();
+    #[test]
+    fn page_and_document_hold_every_name_and_the_remedy_and_nothing_of_them_is_markup() {
+        let report = report();
+        let checked = Checked::of_report(&report);
+        let page = page::page(&checked).into_string();
+        assert!(page.contains("public.&quot;&lt;b&gt;6&quot;") && !page.contains("<b>"), "{page}");
+        assert!(page.contains("not clear") && page.contains("15.18 → 18"));
+        assert!(page.contains("pgleap check --fix replica_identity.missing"));
+        assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"), "self-contained");
+        let document = markdown::document(&checked);
+        assert!(document.starts_with("# Preflight: PostgreSQL 15.18 → 18: not clear\n"), "{document}");
+        assert!(document.contains("`public.\"<b>6\"`") && document.contains("REPLICA IDENTITY FULL;"), "{document}");
+        let json = checked.json(None);
+        assert_eq!((&json["blockers"], &json["fixable"][0]), (&1.into(), &"replica_identity.missing".into()));
+        assert_eq!(json["findings"][0]["objects"].as_array().map(Vec::len), Some(7));
     }
-    let more = lines.len() - (REMEDY_LINES - 1);
-    format!(
-        "{}\n… and {more} more lines: `pgleap check --format json` has them all",
-        lines[..REMEDY_LINES - 1].join("\n")
-    )
+
+    #[test]
+    fn a_file_is_written_as_its_name_says() {
+        assert_eq!(form(Path::new("a/check.html")).unwrap(), Form::Html);
+        assert_eq!(form(Path::new("check.md")).unwrap(), Form::Markdown);
+        assert!(form(Path::new("check")).is_err());
+    }
 }

@@ -1,0 +1,214 @@
+//! What changes in the source while somebody gets ready, or while an upgrade is under way: looked at again and again.
+//!
+//! DDL is seen by the transaction ids of catalog rows: those that are newer than a baseline. While an upgrade is under way that is
+//! the transaction that made its publication; else the moment at which the watch began. Reads only, by sessions that cannot
+//! write. Does not see what was made and dropped between two looks.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    About, Applied, Entered, Finding, OF_DATABASE, PATIENCE, Severity, Topic,
+    about::{note, warning},
+    answered,
+    finding::{counted, listed},
+    source::Source,
+    told,
+};
+use crate::{pg::PgError, world::World};
+
+pub(super) const ABOUT: About = About {
+    check: "drift",
+    topic: Topic::Objects,
+    reads: "in `pgleap check --watch`, the catalog rows that DDL changed since the upgrade began, or since the watch did",
+    why: "Replication carries rows and no DDL. A table that is made while an upgrade is under way is not on the target, and its \
+          rows are lost to it; a changed column stops replication; everything else is missing there.",
+    findings: &[
+        warning("ddl.table_made", Applied::ByHand("whether the table is needed on the target is its owner's to say.")),
+        warning("ddl.table_changed", Applied::ByHand("the target needs the same change, at the right moment.")),
+        warning("ddl.table_dropped", Applied::ByHand("the target has it still, which is its owner's to judge.")),
+        note("ddl.object_changed", Applied::ByHand("the target needs the same change.")),
+    ],
+};
+
+/// Checks that are asked again, besides DDL: what a new table or a new object can bring.
+const AGAIN: [&str; 6] = [
+    "event_triggers",
+    "foreign_tables",
+    "materialized_views",
+    "replica_identity",
+    "replica_triggers",
+    "unlogged_tables",
+];
+
+const BASELINE: &str = "
+    SELECT p.xmin::text, true FROM pg_catalog.pg_publication AS p WHERE p.pubname = $1
+     UNION ALL
+    SELECT ((pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint - 1) % 4294967296)::text, false
+     ORDER BY 2 DESC LIMIT 1";
+
+const TABLES: &str = "
+    SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname)
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND c.oid >= 16384 AND n.nspname <> 'pgleap'";
+
+/// A table's system columns are written when it is made and never again; TRUNCATE and VACUUM write no columns at all.
+const CHANGED_TABLES: &str = "
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relispartition, bool_or(a.attnum < 0)
+      FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE pg_catalog.age(a.xmin) < pg_catalog.age($1::text::xid)
+       AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND c.oid >= 16384 AND n.nspname <> 'pgleap'
+     GROUP BY 1, 2 ORDER BY 1";
+
+const CHANGED_OBJECTS: &str = "
+    SELECT 'index ' || i.indexrelid::regclass::text FROM pg_catalog.pg_index AS i
+      JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE pg_catalog.age(i.xmin) < pg_catalog.age($1::text::xid) AND c.relpersistence <> 't' AND c.oid >= 16384
+       AND n.nspname NOT IN ('pgleap', 'pg_toast') AND NOT i.indisprimary
+     UNION
+    SELECT 'extension ' || pg_catalog.quote_ident(extname) || ' ' || extversion FROM pg_catalog.pg_extension
+     WHERE pg_catalog.age(xmin) < pg_catalog.age($1::text::xid)
+     UNION
+    SELECT 'enum ' || enumtypid::regtype::text FROM pg_catalog.pg_enum
+     WHERE pg_catalog.age(xmin) < pg_catalog.age($1::text::xid)
+     UNION
+    SELECT 'function ' || p.oid::regprocedure::text FROM pg_catalog.pg_proc AS p
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+     WHERE pg_catalog.age(p.xmin) < pg_catalog.age($1::text::xid) AND p.oid >= 16384
+       AND n.nspname <> 'pgleap' AND n.nspname !~ '^pg_temp'
+     UNION
+    SELECT 'trigger ' || pg_catalog.quote_ident(t.tgname) || ' of ' || t.tgrelid::regclass::text
+      FROM pg_catalog.pg_trigger AS t WHERE pg_catalog.age(t.xmin) < pg_catalog.age($1::text::xid) AND NOT t.tgisinternal
+     UNION
+    SELECT 'view ' || c.oid::regclass::text FROM pg_catalog.pg_rewrite AS r JOIN pg_catalog.pg_class AS c ON c.oid = r.ev_class
+     WHERE pg_catalog.age(r.xmin) < pg_catalog.age($1::text::xid) AND c.relkind IN ('v', 'm') AND c.oid >= 16384
+       AND c.relpersistence <> 't'
+     ORDER BY 1";
+
+/// Follows what DDL changes on the source, in every database of the upgrade.
+pub struct Drift {
+    source: Source,
+    databases: Vec<Followed>,
+}
+
+struct Followed {
+    database: Entered,
+    /// The transaction id that what is new has above it.
+    baseline: String,
+    /// An upgrade is under way.
+    under_way: bool,
+    /// The tables at the beginning.
+    tables: BTreeMap<u32, String>,
+}
+
+impl Drift {
+    /// Enters the source and each of its databases, and remembers what is there.
+    ///
+    /// # Errors
+    /// The finding that says why one of them cannot be entered.
+    pub async fn begin(world: &World) -> Result<Self, Finding> {
+        let source = Source::open(world).await?;
+        let mut databases = Vec::new();
+        for name in source.names() {
+            let followed = follow(world, &source, &name).await;
+            databases.push(followed.map_err(|error| unreachable(&name, &error))?);
+        }
+        Ok(Self { source, databases })
+    }
+
+    /// Enters everything anew, where a connection was lost; what is compared with stays.
+    ///
+    /// # Errors
+    /// The finding that says why a database cannot be entered.
+    pub async fn enter_again(&mut self, world: &World) -> Result<(), Finding> {
+        self.source = Source::open(world).await?;
+        for followed in &mut self.databases {
+            let name = followed.database.name.clone();
+            let session = world.source.look(&name, PATIENCE).await;
+            followed.database.session = Arc::new(session.map_err(|error| unreachable(&name, &error))?);
+        }
+        Ok(())
+    }
+
+    /// Whether an upgrade is under way, since whose beginning DDL is told.
+    pub fn under_way(&self) -> bool {
+        self.databases.iter().any(|followed| followed.under_way)
+    }
+
+    /// Returns what there is now: DDL since the baseline, and what the checks find that a new object can concern.
+    pub async fn look(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for followed in &self.databases {
+            let mut of_database = answered(&ABOUT, Some(&self.source), followed.look().await.map_err(Into::into));
+            for (about, ask) in OF_DATABASE.iter().filter(|(about, _)| AGAIN.contains(&about.check)) {
+                of_database.extend(answered(about, Some(&self.source), ask(&followed.database).await));
+            }
+            findings.extend(of_database.into_iter().map(|finding| finding.in_database(&followed.database.name)));
+        }
+        super::unanswered_once(findings)
+    }
+}
+
+fn unreachable(database: &str, error: &PgError) -> Finding {
+    let finding = Finding::blocker("database.unreachable", format!("cannot follow database `{database}`"));
+    finding.because(error.reason().unwrap_or_else(|| error.to_string())).in_database(database)
+}
+
+async fn follow(world: &World, source: &Source, name: &str) -> Result<Followed, PgError> {
+    let session = Arc::new(world.source.look(name, PATIENCE).await?);
+    let row = session.query_one(BASELINE, &[&world.publication()]).await?;
+    let (baseline, under_way) = (row.get(0), row.get(1));
+    let tables = tables(&session).await?;
+    let (from, target) = (source.major(), &world.config.target);
+    let (to, target_settings) = (target.version, target.settings.clone());
+    let database = Entered { name: name.to_owned(), session, from, to, target_settings };
+    Ok(Followed { database, baseline, under_way, tables })
+}
+
+async fn tables(session: &crate::pg::Session) -> Result<BTreeMap<u32, String>, PgError> {
+    Ok(session.query(TABLES, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+impl Followed {
+    async fn look(&self) -> Result<Vec<Finding>, PgError> {
+        let session = &self.database.session;
+        let now = tables(session).await?;
+        let dropped = self.tables.iter().filter(|(oid, _)| !now.contains_key(oid)).map(|(_, name)| name.clone());
+        let dropped: Vec<String> = dropped.collect();
+        let (mut made, mut changed) = (Vec::new(), Vec::new());
+        for row in session.query(CHANGED_TABLES, &[&self.baseline]).await? {
+            let (name, partition, is_new): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
+            let name = if partition { format!("{name} (partition)") } else { name };
+            if is_new { made.push(name) } else { changed.push(name) }
+        }
+        let others: Vec<String> =
+            session.query(CHANGED_OBJECTS, &[&self.baseline]).await?.iter().map(|row| row.get(0)).collect();
+        let since = if self.under_way { "since the upgrade began" } else { "since the watch began" };
+        let (lost, stays) = ("its rows are not carried to a target that was made before it", "the target has it still");
+        let stops = "replication stops at the first row that the target's table cannot take";
+        let missing = "replication carries rows and no DDL: the target does not have it";
+        let kinds = [
+            (Severity::Warning, "ddl.table_made", made, "table", "made", lost),
+            (Severity::Warning, "ddl.table_changed", changed, "table", "changed", stops),
+            (Severity::Warning, "ddl.table_dropped", dropped, "table", "dropped", stays),
+            (Severity::Note, "ddl.object_changed", others, "object", "made or changed", missing),
+        ];
+        let findings = kinds.into_iter().filter(|(_, _, names, ..)| !names.is_empty());
+        let findings = findings.map(|(severity, id, names, noun, verb, why)| {
+            let message = format!("{} {verb} {since}: {}", counted(names.len(), noun), listed(&names));
+            Finding::of(severity, id, message).because(why).objects(names)
+        });
+        Ok(told(&ABOUT, findings.collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_again_is_a_check_of_databases() {
+        let known: Vec<_> = OF_DATABASE.iter().map(|(about, _)| about.check).collect();
+        assert!(AGAIN.iter().all(|check| known.contains(check)), "{known:?}");
+    }
+}
