@@ -121,7 +121,7 @@ async fn the_readmes_story_runs_from_beginning_to_end() {
             stage.run(&line).await?;
         }
         match stage.standing().await.as_str() {
-            "finalized" => Ok(()),
+            "finalized" => stage.foretold(),
             other => Err(format!("the story ends with {other}")),
         }
     };

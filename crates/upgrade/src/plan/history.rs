@@ -43,6 +43,10 @@ pub struct Amounts {
     pub sample_bytes: u64,
     /// What pg_upgrade dumps and restores.
     pub objects: u64,
+    /// What the copy is made of.
+    pub files: u64,
+    /// What is compared, one by one.
+    pub tables: u64,
     /// Nothing is copied: a standby is used up.
     pub has_standby: bool,
 }
@@ -59,6 +63,8 @@ impl Prediction {
                 table_bytes: facts.sum(|database| database.table_bytes),
                 sample_bytes: if facts.target_major >= 18 { 0 } else { facts.sum(|database| database.sample_bytes) },
                 objects: facts.sum(|database| database.objects()),
+                files: facts.sum(|database| database.files),
+                tables: facts.sum(|database| database.tables),
                 has_standby,
             },
         }
@@ -82,20 +88,28 @@ impl Prediction {
     /// Returns the speeds that a run shows; none of what was too little to tell.
     pub fn measured(&self, upgrade_id: &str, took: &[(String, f64)]) -> Measured {
         let of = |name: &str| self.against(took).into_iter().find(|c| c.stage == name).and_then(|c| c.actual_s);
-        let rate = |name: &str, bytes: u64| {
+        let Amounts { cluster_bytes, table_bytes, sample_bytes, objects, files, tables, has_standby } = self.amounts;
+        // many small pieces show what each takes, few large ones how fast bytes go
+        let is_small = |bytes: u64, pieces: u64| pieces >= MANY && bytes / pieces < SMALL_BYTES;
+        let rate = |name: &str, bytes: u64, pieces: u64| {
             let seconds = of(name)?;
             #[expect(clippy::cast_precision_loss, reason = "a rate")]
-            (bytes >= LEAST_BYTES && seconds >= LEAST_S).then(|| bytes as f64 / seconds)
+            (bytes >= LEAST_BYTES && seconds >= LEAST_S && !is_small(bytes, pieces)).then(|| bytes as f64 / seconds)
         };
-        let Amounts { cluster_bytes, table_bytes, sample_bytes, objects, has_standby } = self.amounts;
+        let piece = |name: &str, bytes: u64, pieces: u64| {
+            #[expect(clippy::cast_precision_loss, reason = "an average")]
+            of(name).filter(|_| is_small(bytes, pieces)).map(|seconds| seconds / pieces as f64)
+        };
         #[expect(clippy::cast_precision_loss, reason = "an average")]
         let each = |seconds: f64| (seconds - 4.0).max(0.0) / objects as f64;
         Measured {
             at: Timestamp::now(),
             upgrade_id: upgrade_id.to_owned(),
-            copy_bytes_per_s: if has_standby { None } else { rate("copy", cluster_bytes) },
-            analyze_bytes_per_s: rate("analyze", sample_bytes),
-            verify_bytes_per_s: rate("compare", table_bytes),
+            copy_bytes_per_s: if has_standby { None } else { rate("copy", cluster_bytes, files) },
+            copy_file_s: if has_standby { None } else { piece("copy", cluster_bytes, files) },
+            analyze_bytes_per_s: rate("analyze", sample_bytes, tables),
+            verify_bytes_per_s: rate("compare", table_bytes, tables),
+            verify_table_s: piece("compare", table_bytes, tables),
             // many objects tell what each takes, few tell what none would
             upgrade_base_s: of("upgrade").filter(|_| objects < MANY),
             upgrade_object_s: of("upgrade").filter(|_| objects >= MANY).map(each),
@@ -125,10 +139,16 @@ pub struct Measured {
     pub upgrade_id: String,
     /// Of the base backup.
     pub copy_bytes_per_s: Option<f64>,
+    /// Of the base backup for each file, where there are many small ones.
+    #[serde(default)]
+    pub copy_file_s: Option<f64>,
     /// Of ANALYZE.
     pub analyze_bytes_per_s: Option<f64>,
     /// Of the comparison.
     pub verify_bytes_per_s: Option<f64>,
+    /// Of the comparison for each table, where there are many small ones.
+    #[serde(default)]
+    pub verify_table_s: Option<f64>,
     /// Of pg_upgrade and what is around it, where there are few objects.
     pub upgrade_base_s: Option<f64>,
     /// Of pg_upgrade for each object, where there are many.
@@ -138,8 +158,10 @@ pub struct Measured {
 /// Less than this, in less time, shows what it takes to begin, and not how fast it goes.
 const LEAST_BYTES: u64 = 256 << 20;
 const LEAST_S: f64 = 1.0;
-/// From so many objects on they decide what pg_upgrade takes.
+/// From so many on it is their number that decides.
 const MANY: u64 = 2000;
+/// Below this what is done for a piece takes longer than its bytes.
+const SMALL_BYTES: u64 = 1 << 20;
 /// The newest so many upgrades count: disks are exchanged.
 const NEWEST: usize = 10;
 
@@ -171,6 +193,8 @@ impl Rates {
             *bounds = Bounds { low: least * 0.75, high: most * 1.25, from: From::Measured(count), unit: bounds.unit };
         };
         sharpen(&mut self.copy, |m| m.copy_bytes_per_s);
+        sharpen(&mut self.copy_file, |m| m.copy_file_s);
+        sharpen(&mut self.verify_table, |m| m.verify_table_s);
         sharpen(&mut self.analyze, |m| m.analyze_bytes_per_s);
         sharpen(&mut self.verify, |m| m.verify_bytes_per_s);
         sharpen(&mut self.upgrade_base, |m| m.upgrade_base_s);
@@ -242,6 +266,16 @@ mod tests {
         assert_eq!(small.measured("7f3a", &took(&[("provision.base_backup", 9.0)])).copy_bytes_per_s, None);
         small.amounts.cluster_bytes = 1 << 40;
         assert_eq!(small.measured("7f3a", &took(&[("provision.base_backup", 0.5)])).copy_bytes_per_s, None);
+    }
+
+    #[test]
+    fn many_small_pieces_show_what_each_takes_and_not_how_fast_bytes_go() {
+        let mut pieces = prediction();
+        pieces.amounts = Amounts { cluster_bytes: 512 << 20, files: 18_000, ..pieces.amounts };
+        let measured = pieces.measured("7f3a", &took(&[("provision.base_backup", 72.0)]));
+        assert_eq!((measured.copy_bytes_per_s, measured.copy_file_s), (None, Some(0.004)));
+        let rates = Rates::default().sharpened(&[measured]);
+        assert_eq!((rates.copy_file.low, rates.copy), (0.003, Rates::default().copy));
     }
 
     #[test]

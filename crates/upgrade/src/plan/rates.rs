@@ -46,8 +46,12 @@ pub enum Unit {
 pub struct Rates {
     /// A base backup.
     pub copy: Bounds,
+    /// What each file adds to it: it is made, and synced.
+    pub copy_file: Bounds,
     /// Recovery of WAL.
     pub replay: Bounds,
+    /// What each file adds to it: recovery syncs all of them first.
+    pub replay_file: Bounds,
     /// What pg_upgrade takes for an empty cluster, with what is around it.
     pub upgrade_base: Bounds,
     /// What it takes for each object.
@@ -58,6 +62,8 @@ pub struct Rates {
     pub apply: Bounds,
     /// Comparing tables, of one side's bytes.
     pub verify: Bounds,
+    /// What each table adds to it.
+    pub verify_table: Bounds,
     /// Initial synchronisation of tables by rows.
     pub rows: Bounds,
     /// A switchover with everything around its pause, but for the proof.
@@ -77,13 +83,16 @@ impl Default for Rates {
         };
         let time = |low: f64, high: f64, unit| Bounds { low, high, from: From::Assumed, unit };
         Self {
-            copy: speed(60.0, 600.0),
+            copy: speed(40.0, 600.0),
+            copy_file: time(0.000_02, 0.004, Unit::SecondsEach),
             replay: speed(20.0, 200.0),
+            replay_file: time(0.000_01, 0.002, Unit::SecondsEach),
             upgrade_base: time(2.0, 15.0, Unit::Seconds),
             upgrade_object: time(0.000_2, 0.004, Unit::SecondsEach),
             analyze: speed(30.0, 400.0),
             apply: speed(8.0, 60.0),
             verify: speed(20.0, 150.0),
+            verify_table: time(0.002, 0.1, Unit::SecondsEach),
             rows: speed(10.0, 60.0),
             switchover: time(1.0, 60.0, Unit::Seconds),
         }

@@ -230,14 +230,17 @@ fn copy(method: Method, basis: Basis<'_>) -> Stage {
     }
     let rate = wishes.copy_rate.map_or(rates.copy, |given| rates.given(float(given)));
     let words = format!("{} by a base backup at {}", size(bytes), Rates::words(rate));
-    stage("copy", Interval::new(1.0 + bytes / rate.high, 2.0 + bytes / rate.low), words, COPY)
+    let (files, each) = (float(facts.sum(|d| d.files)), rates.copy_file);
+    let takes = Interval::new(0.5 + bytes / rate.high + files * each.low, 2.0 + bytes / rate.low + files * each.high);
+    stage("copy", takes, format!("{words}, {files:.0} files at {}", Rates::words(each)), COPY)
 }
 
 fn recover(basis: Basis<'_>, so_far: Interval) -> Stage {
     let (low, high) = basis.facts.wal.range().unwrap_or((0.0, 0.0));
     let rate = basis.rates.replay;
-    let latest = so_far.high_s.map_or(f64::INFINITY, |s| 8.0 + 1.2 * s * high / rate.low);
-    let soonest = 0.3 + so_far.low_s * low / rate.high;
+    let (files, each) = (float(basis.facts.sum(|d| d.files)), basis.rates.replay_file);
+    let latest = so_far.high_s.map_or(f64::INFINITY, |s| 8.0 + files * each.high + 1.2 * s * high / rate.low);
+    let soonest = 0.3 + files * each.low + so_far.low_s * low / rate.high;
     let words = format!("WAL written meanwhile, {} to {}/s, replayed at {}", size(low), size(high), Rates::words(rate));
     stage("recover", Interval::new(soonest, latest), words, RECOVER)
 }
@@ -315,10 +318,15 @@ fn verify(name: &str, basis: Basis<'_>, steps: &[&str]) -> Stage {
     let most = facts.host.map_or(1.0, |host| float((host.cores as u64 / 2).max(1)));
     let jobs = f64::from(verify_jobs).min(most);
     let takes = Interval::new(
-        tables * 0.002 + bytes / (rate.high * jobs),
-        1.0 + tables * 0.05 + 1.3 * bytes / (rate.low * jobs),
+        tables * rates.verify_table.low / jobs + bytes / (rate.high * jobs),
+        1.0 + tables * rates.verify_table.high / jobs + 1.3 * bytes / (rate.low * jobs),
     );
-    let words = format!("{} of tables, read on both sides at {}, {jobs:.0} at a time", size(bytes), Rates::words(rate));
+    let words = format!(
+        "{} read on both sides at {}, {tables:.0} tables at {}, {jobs:.0} at a time",
+        size(bytes),
+        Rates::words(rate),
+        Rates::words(rates.verify_table)
+    );
     stage(name, takes, words, steps)
 }
 

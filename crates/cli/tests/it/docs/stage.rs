@@ -109,6 +109,23 @@ impl Stage {
         shell
     }
 
+    /// What the run was foretold to take stands in the report beside what it took, and is kept for the next plan.
+    pub fn foretold(&self) -> Told {
+        let read = |name: &str| {
+            std::fs::read_to_string(self.lab.spec.dir.join(name)).map_err(|error| format!("`{name}`: {error}"))
+        };
+        let report: serde_json::Value =
+            serde_json::from_str(&read("report/report.json")?).map_err(|e| e.to_string())?;
+        let stages = report["foretold"].as_array().cloned().unwrap_or_default();
+        if stages.len() < 7 || stages.iter().any(|stage| stage["actual_s"].is_null()) {
+            return Err(format!("not every stage was foretold and reached: {stages:#?}"));
+        }
+        match read("state/history.jsonl")?.lines().count() {
+            1 => Ok(()),
+            lines => Err(format!("the history has {lines} lines")),
+        }
+    }
+
     async fn output(&self, command: &str) -> Result<Output, String> {
         let ran = tokio::time::timeout(PATIENCE, self.command(command).output()).await;
         ran.map_err(|_| format!("`{command}` does not end"))?.map_err(|error| format!("`{command}`: {error}"))
