@@ -17,6 +17,7 @@ verb=$(field '"verb":"\([a-z]*\)"')
 source=$(field '"source":{"host":"\([^"]*","port":[0-9]*\)}')
 target=$(field '"target":{"host":"\([^"]*","port":[0-9]*\)}')
 to=$(field '"to":"\([a-z]*\)"')
+[ "$(field '"contract":\([0-9]*\)')" = 1 ] || { echo "this is for contract 1" >&2; exit 2; }
 place() { printf '%s\n' "$1" | sed 's/","port":/|/'; }
 source=$(place "$source") target=$(place "$target")
 

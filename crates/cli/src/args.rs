@@ -76,6 +76,10 @@ pub enum Command {
     ///
     /// It holds their pauses for a pgleap on another host, and ends each by itself when its lease is over.
     Guard(Guard),
+    /// Try the program of a route of kind `command`: does it keep its contract?
+    ///
+    /// It lets clients wait for real, for as long as each question takes, and leaves them as they were.
+    RouteCheck(RouteCheck),
     /// Run honest clients that keep a ledger of acknowledged writes and measure every stall
     Canary(Canary),
     /// Show all of it on this machine, under load: upgrade, switchover, roll back, switchover, finalize
@@ -106,6 +110,14 @@ pub struct Check {
     /// Seconds between the looks of `--watch`
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub every: u32,
+}
+
+/// `pgleap route-check`
+#[derive(Debug, Args)]
+pub struct RouteCheck {
+    /// Lead clients to the other side too, while they wait, and back: for a route that is not in use
+    #[arg(long)]
+    pub and_move: bool,
 }
 
 /// `pgleap guard`

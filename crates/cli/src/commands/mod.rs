@@ -13,6 +13,7 @@ pub mod rehearse;
 mod report;
 mod resume;
 mod rollback;
+mod route_check;
 mod run;
 mod status;
 mod switchover;
@@ -65,6 +66,7 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
         Command::Unwind => unwind::run(&site, out).await,
         Command::Finalize => finalize::run(&site, out).await,
         Command::Journal(args) => journal::run(&args, &site, out),
+        Command::RouteCheck(args) => route_check::run(&args, &site, out).await,
         Command::Report(args) => report::run(&args, &site, out),
         Command::Canary(_) | Command::Demo(_) | Command::Guard(_) => Ok(Exit::Usage),
     }

@@ -4,7 +4,7 @@
 //! ends; without one it ends well. `pgleap` is run against real servers, `make` is asked what it would do, and programs
 //! that are not ours must be on a list.
 
-mod reading;
+pub mod reading;
 mod stage;
 
 use std::{collections::BTreeSet, path::Path, process::Command};
@@ -47,7 +47,9 @@ fn commands_are_found_with_their_places_and_exit_codes() {
 
 #[test]
 fn every_command_in_the_documents_is_run_by_a_story_or_known() {
-    let told: BTreeSet<_> = PAGES.iter().map(|(name, ..)| page(name)).chain(["README.md".to_owned()]).collect();
+    // the last one's by `route_check`
+    let others = ["README.md", "docs/command-route.md"].map(str::to_owned);
+    let told: BTreeSet<_> = PAGES.iter().map(|(name, ..)| page(name)).chain(others).collect();
     for document in documents() {
         for line in commands_of(&document) {
             match line.program() {

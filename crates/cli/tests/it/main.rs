@@ -16,6 +16,7 @@ mod kills;
 mod orphans;
 mod planning;
 mod reports;
+mod route_check;
 mod stops;
 mod twin;
 mod usage;

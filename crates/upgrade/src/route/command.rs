@@ -131,7 +131,18 @@ impl Program {
         }
     }
 
-    fn request(&self, verb: Question) -> Request {
+    /// Returns what clients see when it lets them wait.
+    pub fn clients(&self) -> Clients {
+        self.of.clients
+    }
+
+    /// Whether it ends a pause by itself.
+    pub fn outlives_host(&self) -> bool {
+        self.of.outlives_host
+    }
+
+    /// Returns a request with nothing but what each has.
+    pub fn request(&self, verb: Question) -> Request {
         let (source, target) = (self.source.clone(), self.target.clone());
         Request { contract: CONTRACT, verb, source, target, to: None, turn: None, lease_ms: None, within_ms: 0 }
     }

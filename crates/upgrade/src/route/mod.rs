@@ -6,6 +6,7 @@
 
 mod capabilities;
 pub mod command;
+pub mod conformance;
 
 pub use capabilities::{Capabilities, Clients};
 
