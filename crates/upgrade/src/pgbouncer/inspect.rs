@@ -27,6 +27,9 @@ pub struct Inspection {
     pub ini: PathBuf,
     /// What is in it.
     pub file: File,
+    /// The processes of servers that its connections lead to.
+    #[serde(default)]
+    pub server_pids: Vec<i32>,
 }
 
 /// The configuration file, as the switchover will want it.
@@ -71,6 +74,7 @@ pub async fn inspect(pgbouncer: &PgBouncer, source: &Address) -> Result<Inspecti
             let key = row.remove("key")?;
             Some((key, row.remove("value").unwrap_or_default()))
         });
+        let servers = admin.show("SERVERS").await?;
         Ok(Inspection {
             version: admin.version().await?,
             is_admin: is_admin(&admin).await?,
@@ -78,6 +82,7 @@ pub async fn inspect(pgbouncer: &PgBouncer, source: &Address) -> Result<Inspecti
             settings: settings.collect(),
             ini: pgbouncer.pooler.ini.clone(),
             file: file(pgbouncer, source),
+            server_pids: servers.iter().filter_map(|row| row.get("remote_pid")?.parse().ok()).collect(),
         })
     };
     look.await.map_err(|error: AdminError| Unseen::Silent(error.into()))

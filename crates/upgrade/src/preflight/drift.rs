@@ -161,7 +161,8 @@ async fn follow(world: &World, source: &Source, name: &str) -> Result<Followed, 
     let tables = tables(&session).await?;
     let (from, target) = (source.major(), &world.config.target);
     let (to, target_settings) = (target.version, target.settings.clone());
-    let database = Entered { name: name.to_owned(), session, from, to, target_settings };
+    let bindirs = world.config.provider.bindirs.clone();
+    let database = Entered { name: name.to_owned(), session, from, to, target_settings, bindirs };
     Ok(Followed { database, baseline, under_way, tables })
 }
 

@@ -18,6 +18,7 @@ mod source;
 
 mod apply_timeouts;
 mod binaries;
+mod clients_past_poolers;
 mod collations;
 mod databases;
 mod directories;
@@ -28,6 +29,7 @@ mod foreign_tables;
 mod generated_columns;
 mod invalid_indexes;
 mod large_objects;
+mod libraries;
 mod logical_workers;
 mod long_transactions;
 mod materialized_views;
@@ -35,6 +37,7 @@ mod pooler_entries;
 mod pooler_ini;
 mod pooler_scram_iterations;
 mod pooler_settings;
+mod preload_libraries;
 mod prepared_transactions;
 mod read_only_defaults;
 mod recent_ddl;
@@ -104,11 +107,13 @@ const OF_HOST: &[(&About, OfHost)] = &[
 
 const OF_SOURCE: &[(&About, OfSource)] = &[
     (&apply_timeouts::ABOUT, |w, s| Box::pin(apply_timeouts::check(w, s))),
+    (&clients_past_poolers::ABOUT, |_, s| Box::pin(clients_past_poolers::check(s))),
     (&databases::ABOUT, |w, s| Box::pin(databases::check(w, s))),
     (&disk_space::ABOUT, |w, s| Box::pin(disk_space::check(w, s))),
     (&followers::ABOUT, |w, s| Box::pin(followers::check(w, s))),
     (&logical_workers::ABOUT, |_, s| Box::pin(logical_workers::check(s))),
     (&long_transactions::ABOUT, |w, s| Box::pin(long_transactions::check(w, s))),
+    (&preload_libraries::ABOUT, |w, s| Box::pin(preload_libraries::check(w, s))),
     (&prepared_transactions::ABOUT, |_, s| Box::pin(prepared_transactions::check(s))),
     (&read_only_defaults::ABOUT, |w, s| Box::pin(read_only_defaults::check(w, s))),
     (&replication_slots::ABOUT, |_, s| Box::pin(replication_slots::check(s))),
@@ -134,6 +139,7 @@ const OF_DATABASE: &[(&About, OfDatabase)] = &[
     (&generated_columns::ABOUT, |d| Box::pin(generated_columns::check(d))),
     (&invalid_indexes::ABOUT, |d| Box::pin(invalid_indexes::check(d))),
     (&large_objects::ABOUT, |d| Box::pin(large_objects::check(d))),
+    (&libraries::ABOUT, |d| Box::pin(libraries::check(d))),
     (&materialized_views::ABOUT, |d| Box::pin(materialized_views::check(d))),
     (&recent_ddl::ABOUT, |d| Box::pin(recent_ddl::check(d))),
     (&replica_identity::ABOUT, |d| Box::pin(replica_identity::check(d))),
@@ -225,6 +231,12 @@ pub async fn check(world: &World) -> Report {
     let consoles = consoles
         .filter_map(|console| console.map_err(|finding| findings.extend(told(&pooler::ABOUT, vec![finding]))).ok());
     let consoles: Vec<_> = consoles.collect();
+    let all_seen = !consoles.is_empty() && consoles.len() == world.route.members().len();
+    let pooled = all_seen.then(|| consoles.iter().flat_map(|console| console.seen.server_pids.clone()).collect());
+    let source = source.map(|mut source| {
+        source.pooled = pooled;
+        source
+    });
     let known = source.as_ref();
 
     let mut asked: Vec<BoxFuture<'_, Vec<Finding>>> = Vec::new();
@@ -289,8 +301,14 @@ async fn in_database(world: &World, source: &Source, name: String, lane: usize, 
         }
     };
     let target = &world.config.target;
-    let (from, to, target_settings) = (source.major(), target.version, target.settings.clone());
-    let database = Entered { name, session, from, to, target_settings };
+    let database = Entered {
+        name,
+        session,
+        from: source.major(),
+        to: target.version,
+        target_settings: target.settings.clone(),
+        bindirs: world.config.provider.bindirs.clone(),
+    };
     let asked = OF_DATABASE.iter().skip(lane).step_by(lanes).map(|(about, ask)| {
         let answer = ask(&database);
         async move { answered(about, Some(source), answer.await) }

@@ -48,6 +48,8 @@ pub(super) struct Source {
     pub data_dir: Option<PathBuf>,
     /// The databases of the upgrade, as far as they exist and can be entered.
     pub databases: Vec<Database>,
+    /// Processes that serve connections of poolers; `None` unless every pooler was seen.
+    pub pooled: Option<Vec<i32>>,
     settings: BTreeMap<String, String>,
     /// Settings whose files say otherwise since the source was started.
     pending: BTreeSet<String>,
@@ -65,6 +67,8 @@ pub(super) struct Entered {
     pub to: u16,
     /// What the operator gives the target.
     pub target_settings: Vec<(String, String)>,
+    /// Where the operator says that programs are.
+    pub bindirs: Vec<PathBuf>,
 }
 
 const WHO_AND_WHAT: &str = "
@@ -110,6 +114,7 @@ impl Source {
             is_superuser: row.get(2),
             data_dir: settings.get("data_directory").map(PathBuf::from),
             databases: databases.collect(),
+            pooled: None,
             settings,
             pending,
             session,

@@ -105,6 +105,17 @@ const CASES: &[Case] = &[
             "REINDEX INDEX CONCURRENTLY public.sorted_t;\nALTER COLLATION pg_catalog.\"und-x-icu\" REFRESH VERSION;",
         ],
     },
+    Case {
+        id: "library.missing",
+        severity: Blocker,
+        sql: &[
+            // a function whose library is gone, as an upgrade of packages leaves it
+            "CREATE FUNCTION lost() RETURNS int LANGUAGE internal AS 'int4um'",
+            "UPDATE pg_proc SET prolang = (SELECT oid FROM pg_language WHERE lanname = 'c'), probin = '$libdir/postgis-9' \
+              WHERE proname = 'lost'",
+        ],
+        says: &["lacks 1 library of database `app`", "$libdir/postgis-9 (a function of its own)", "pg_upgrade refuses"],
+    },
     // the last: everything else was made before the checkpoint
     Case {
         id: "ddl.recent",

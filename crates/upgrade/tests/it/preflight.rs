@@ -496,6 +496,31 @@ async fn role_without_rights_and_a_standby_are_told_what_is_missing() {
     let blockers: Vec<_> = modest.blockers().map(|finding| finding.id).collect();
     assert_eq!(blockers, ["role.not_superuser"], "the lack of rights is said once: {modest:#?}");
 
+    // one client comes through the pooler, one past it
+    bed.run("postgres", &["CREATE ROLE reader LOGIN"]).await;
+    let open = |port: u16, role: &str| {
+        let text =
+            format!("host=127.0.0.1 port={port} user={role} password='{PASSWORD}' dbname=app application_name=report");
+        async move {
+            let (client, connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
+            tokio::spawn(async move { drop(connection.await) });
+            client.batch_execute("BEGIN").await.unwrap();
+            client
+        }
+    };
+    let (_past, _through) = (open(bed.port, "Modest").await, open(spec.port, "reader").await);
+    let until = Instant::now() + LONG;
+    let report = loop {
+        let report = wishes.check().await;
+        if ids(&report).contains("client.past_poolers") {
+            break report;
+        }
+        assert!(Instant::now() < until, "{report:#?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    let past = &["1 session past the poolers: `Modest` in app from 127.0.0.1 (report)"];
+    assert_says(&report, "client.past_poolers", Severity::Warning, past);
+
     // a server that waits for WAL that nobody sends
     bed.server.stop(StopMode::Fast, LONG).await.unwrap();
     let signal = bed.server.data_dir.join("standby.signal");

@@ -64,6 +64,12 @@ const BAD: &[Bad] = &[
         "CREATE COLLATION loose (provider = icu, locale = 'und', deterministic = false);; \
          CREATE TABLE kept (t text COLLATE loose PRIMARY KEY);; CREATE TABLE points (t text PRIMARY KEY REFERENCES kept)",
     ),
+    bad(
+        "generated_inheritance",
+        13..=15,
+        "CREATE TABLE plain (a int, b int);; CREATE TABLE computed (a int, b int GENERATED ALWAYS AS (a * 2) STORED);; \
+         ALTER TABLE computed INHERIT plain",
+    ),
     bad("settings_gone_14", 13..=13, "CREATE ROLE r14;; ALTER ROLE r14 SET operator_precedence_warning = on"),
     bad("settings_renamed_16", 13..=15, "ALTER DATABASE postgres SET force_parallel_mode = off"),
     bad(
