@@ -2,18 +2,20 @@
 -- Runs on: source, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
 -- What is filled in is a statement for the types' object ids, out of rules/versions.toml.
 -- Columns: name text, fix text
-WITH RECURSIVE concerned (oid) AS (
+WITH RECURSIVE made (part, whole) AS MATERIALIZED (
+    -- gathered once: looked up for each type concerned, this would grow with the product of types and columns
+    SELECT t.typbasetype, t.oid FROM pg_catalog.pg_type AS t WHERE t.typtype = 'd'
+    UNION ALL SELECT t.typelem, t.oid FROM pg_catalog.pg_type AS t WHERE t.typcategory = 'A' AND t.typelem <> 0
+    UNION ALL SELECT r.rngsubtype, r.rngtypid FROM pg_catalog.pg_range AS r
+    UNION ALL SELECT a.atttypid, t.oid FROM pg_catalog.pg_type AS t
+                JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.typrelid
+               WHERE t.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
+                 -- rows of tables are types too: what counts there is the table's own column
+                 AND t.oid >= 16384
+), concerned (oid) AS (
     {types}
     UNION
-    SELECT made.oid FROM concerned AS c,
-           LATERAL (SELECT t.oid FROM pg_catalog.pg_type AS t WHERE t.typtype = 'd' AND t.typbasetype = c.oid
-                    UNION ALL SELECT t.oid FROM pg_catalog.pg_type AS t WHERE t.typcategory = 'A' AND t.typelem = c.oid
-                    UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range AS r WHERE r.rngsubtype = c.oid
-                    UNION ALL SELECT t.oid FROM pg_catalog.pg_type AS t
-                                JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.typrelid
-                               WHERE t.typtype = 'c' AND a.atttypid = c.oid AND NOT a.attisdropped
-                                 -- rows of tables are types too: what counts there is the table's own column
-                                 AND t.oid >= 16384) AS made (oid)
+    SELECT m.whole FROM concerned AS c JOIN made AS m ON m.part = c.oid
 )
 SELECT pg_catalog.format('%I.%I.%I', n.nspname, c.relname, a.attname) AS name,
        CASE c.relkind WHEN 'r' THEN pg_catalog.format('ALTER TABLE %I.%I ALTER COLUMN %I TYPE text;',
