@@ -1,7 +1,9 @@
 //! What a run is foretold to take, kept in the journal when it begins; and what it took, kept for the next.
 
+use std::path::Path;
+
 use pgleap_saga::{Journal, PlanState, StepStatus};
-use pgleap_upgrade::plan::{Facts, Method, Prediction, Rates, history, time};
+use pgleap_upgrade::plan::{Facts, Measured, Method, Prediction, Rates, history, time};
 
 use crate::{out::Out, planning, site::Site};
 
@@ -32,6 +34,24 @@ pub fn took(plan: &PlanState) -> Vec<(String, f64)> {
     seconds.collect()
 }
 
+/// Adds what a twin took to the history: the copy and the upgrade are those of a run.
+pub(super) fn learn_from_twin(site: &Site, facts: &Facts, plan: &PlanState, out: Out) {
+    if plan.steps.iter().any(|step| step.attempts > 1) {
+        return;
+    }
+    let rates = Rates::default();
+    let stages = time::stages(Method::CloneLogical, planning::basis(&site.config, facts, &rates));
+    // a twin is always copied
+    let prediction = Prediction::new(Method::CloneLogical, stages, facts, false);
+    remember(&site.history(), &prediction.measured(&plan.id, &took(plan)), out);
+}
+
+fn remember(path: &Path, measured: &Measured, out: Out) {
+    if let Err(error) = history::append(path, measured) {
+        out.say(&format!("what this took cannot be kept in `{}` for the next plan: {error}", path.display()));
+    }
+}
+
 /// Adds what a run took to the history, if it went through at the first attempt: what was interrupted says nothing.
 pub(super) fn learn(site: &Site, journal: &Journal, out: Out) {
     let (Some(prediction), Ok(plans)) = (kept(journal), journal.plans()) else { return };
@@ -40,8 +60,5 @@ pub(super) fn learn(site: &Site, journal: &Journal, out: Out) {
         return;
     }
     let id = crate::site::known_id(journal).ok().flatten().unwrap_or_default();
-    let path = site.history();
-    if let Err(error) = history::append(&path, &prediction.measured(&id, &took(plan))) {
-        out.say(&format!("what this run took cannot be kept in `{}` for the next plan: {error}", path.display()));
-    }
+    remember(&site.history(), &prediction.measured(&id, &took(plan)), out);
 }

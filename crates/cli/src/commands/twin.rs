@@ -4,11 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use pgleap_saga::{Cx, EventSink, Executor, Journal, Outcome, RetryPolicy, StopSignal};
 use pgleap_upgrade::{
-    World, preflight,
+    World, plan, preflight,
     twin::{self, Report, Wishes},
 };
 
-use super::check;
+use super::{check, foretell};
 use crate::{
     args,
     display::{Display, text},
@@ -19,6 +19,8 @@ use crate::{
     site::{self, Site},
 };
 
+/// Rates are not used here; sizes and counts are.
+const FACTS_WINDOW: Duration = Duration::from_millis(500);
 /// What the newest twin told, beside its journal.
 const REPORT: &str = "report.json";
 /// How long the text of a statement is shown.
@@ -36,6 +38,7 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
         "This copies the source to `{}`, upgrades the copy, looks at it, and removes it. The source is read, and not changed.",
         config.provider.work_dir.display()
     ))?;
+    let of = site;
     let site = site.of_twin(config);
     let journal = site.write()?;
     let id = site::known_id(&journal)?.unwrap_or_else(site::new_id);
@@ -53,13 +56,19 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
     }
     let id = format!("twin-{}", plans.len() + 1);
     let display = (!out.is_json()).then(|| Display::start(&events, out));
+    let facts = plan::collect(&real, FACTS_WINDOW).await.ok();
     let looked = look(&world, &journal, &events, &id, &wishes, args.factor).await;
+    // nothing may keep the twin from being taken away
+    let looked_at = journal.plans().ok().and_then(|plans| plans.into_iter().find(|plan| plan.id == id));
     let destroyed = destroy(&world, &journal, &events, &id, &wishes).await;
     if let Some(display) = display {
         display.finish().await;
     }
     destroyed?;
     let report = looked?;
+    if let Some((facts, plan)) = facts.as_ref().zip(looked_at.as_ref()) {
+        foretell::learn_from_twin(of, facts, plan, out);
+    }
     let path = site.config.state_dir.join(REPORT);
     let kept = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
     if let Err(error) = kept.and_then(|text| std::fs::write(&path, text)) {

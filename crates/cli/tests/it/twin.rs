@@ -1,7 +1,7 @@
 //! `pgleap rehearse --twin` against a real source: what it tells, and that it leaves nothing behind.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Output, Stdio},
 };
 
@@ -92,6 +92,12 @@ async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_
     assert_eq!(scene.twins(), Vec::<std::path::PathBuf>::new());
 
     // what fails is told: a column that 17 took away, and what never was
+    let config = std::fs::read_to_string(scene.lab.config_path()).unwrap();
+    let state: PathBuf =
+        config.lines().find_map(|line| line.strip_prefix("state_dir = ")).unwrap().trim_matches('"').into();
+    let history = std::fs::read_to_string(scene.lab.spec.dir.join(state).join("history.jsonl")).unwrap();
+    let measured: Value = serde_json::from_str(history.trim()).unwrap();
+    assert!(measured["upgrade_base_s"].as_f64() > Some(0.1), "the next plan knows what pg_upgrade takes: {measured}");
     let file = scene.lab.spec.dir.join("statements.sql");
     let text = "SELECT buffers_checkpoint FROM pg_stat_bgwriter;\nSELECT * FROM no_such_table WHERE a = $1;\n\
                 SELECT aid FROM pgbench_history WHERE tid = $1;\nUPDATE pgbench_accounts SET abalance = abalance + $1 WHERE aid = $2;\n\
