@@ -163,6 +163,12 @@ async fn refuse_impatience(cx: &Cx<'_>, from: Side, budget: Duration) -> Result<
 /// If somebody would not wait for so long, a gate holds, or a pause cannot be had within its budget.
 pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepError> {
     let Rehearse { from, pauses, budget } = what;
+    if !cx.world.route.capabilities.pauses() {
+        return Err(StepError::blocked(
+            "this route has nothing that could be paused, so there is nothing to rehearse",
+            "`pgleap check` says what clients will see instead of a pause",
+        ));
+    }
     refuse_impatience(cx, from, budget).await?;
     if let Decision::Hold { reasons, .. } = decide(cx, from).await? {
         return Err(StepError::blocked("a switchover would be held now", "remove what is named, then try again")

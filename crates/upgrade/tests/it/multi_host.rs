@@ -12,7 +12,10 @@ use pgleap_lab::{Lab, ROLES};
 use pgleap_local::run;
 use pgleap_saga::EventSink;
 use pgleap_upgrade::{
-    Chain, Standing, preflight,
+    Chain, Standing,
+    pg::Side,
+    preflight,
+    rehearse::{Rehearse, rehearse},
     switchover::{move_clients::MoveClients, warm_up::WarmUp},
 };
 use tokio::task::JoinHandle;
@@ -169,6 +172,9 @@ async fn clients_with_both_hosts_find_the_side_that_takes_writes_there_and_back(
     assert_done(rig.chain().run().await);
     let as_it_was = as_found(&rig.lab).await;
     takes_no_write(&rig.lab, target).await;
+    let what = Rehearse { from: Side::Source, pauses: 1, budget: Duration::from_secs(1) };
+    let error = rehearse(&pgleap_saga::Cx::standalone(&rig.world, &rig.journal), what).await.unwrap_err();
+    assert!(error.message.contains("nothing that could be paused"), "{error}");
     // the target is there now, and may come first
     let new_first = Libpq::start(&rig.lab, 2, [target, source]);
     new_first.goes_on().await;
