@@ -244,8 +244,37 @@ struct Told {
     shut_out: bool,
 }
 
-/// Writes directly, in sessions that end after each transaction or only when the server ends them, until it is shut out.
-async fn write_directly(config: Config, who: i64, one_each: bool, stop: Arc<AtomicBool>) -> Told {
+/// How a client that bypasses the pooler cheats.
+#[derive(Clone, Copy, PartialEq)]
+enum Cheat {
+    /// Each transaction READ WRITE, in a session of its own.
+    SessionEach,
+    /// Each transaction READ WRITE, in one session until the server ends it.
+    ReadWrite,
+    /// The session's own default is set once.
+    OwnDefault,
+    /// The write is a statement that was prepared before.
+    Prepared,
+}
+
+impl Cheat {
+    /// What it does once in a session, and with each number.
+    fn sql(self, n: i64) -> (&'static str, String) {
+        match self {
+            Self::SessionEach | Self::ReadWrite => {
+                ("", format!("BEGIN READ WRITE; INSERT INTO direct VALUES ({n}); COMMIT"))
+            }
+            Self::OwnDefault => ("SET default_transaction_read_only = off", format!("INSERT INTO direct VALUES ({n})")),
+            Self::Prepared => (
+                "SET default_transaction_read_only = off; PREPARE w AS INSERT INTO direct VALUES ($1::bigint)",
+                format!("EXECUTE w({n})"),
+            ),
+        }
+    }
+}
+
+/// Writes directly until it is shut out.
+async fn write_directly(config: Config, who: i64, cheat: Cheat, stop: Arc<AtomicBool>) -> Told {
     let mut told = Told::default();
     let mut numbers = (who * 1_000_000)..;
     while !stop.load(Ordering::Relaxed) {
@@ -255,14 +284,15 @@ async fn write_directly(config: Config, who: i64, one_each: bool, stop: Arc<Atom
                 return told;
             }
             Err(_) => {}
+            // ended before it could write anything
+            Ok(client) if client.batch_execute(cheat.sql(0).0).await.is_err() => {}
             Ok(client) => loop {
                 let Some(n) = numbers.next() else { return told };
-                let sql = format!("BEGIN READ WRITE; INSERT INTO direct VALUES ({n}); COMMIT");
-                match client.batch_execute(&sql).await {
+                match client.batch_execute(&cheat.sql(n).1).await {
                     Ok(()) => told.acknowledged.push(n),
                     Err(_) => told.unknown.push(n),
                 }
-                if one_each || client.is_closed() || stop.load(Ordering::Relaxed) {
+                if cheat == Cheat::SessionEach || client.is_closed() || stop.load(Ordering::Relaxed) {
                     break;
                 }
             },
@@ -292,10 +322,9 @@ async fn direct_writers_are_shut_out_and_the_audit_decodes_where_other_databases
         let elsewhere = elsewhere.clone();
         async move { elsewhere.batch_execute("INSERT INTO burnt VALUES (1)").await.unwrap() }
     });
-    let writers: Vec<_> = [(1, true), (2, true), (3, false), (4, false)]
-        .map(|(who, one_each)| {
-            tokio::spawn(write_directly(rig.lab.bypassing(source, "shop"), who, one_each, stop.clone()))
-        })
+    let cheats = [(1, Cheat::SessionEach), (2, Cheat::ReadWrite), (3, Cheat::OwnDefault), (4, Cheat::Prepared)];
+    let writers: Vec<_> = cheats
+        .map(|(who, cheat)| tokio::spawn(write_directly(rig.lab.bypassing(source, "shop"), who, cheat, stop.clone())))
         .into();
     assert_done(rig.chain().switchover().await);
     until("every direct writer to be shut out", async || writers.iter().all(JoinHandle::is_finished).then_some(()))
