@@ -245,7 +245,7 @@ impl<'a> Chain<'a> {
                 let attempt = attempt.unwrap_or_else(|_| Attempt::only(from_of(state)));
                 switchover::plan_of(id, &attempt, &self.world.config)
             }
-            "finalize" => finalize::plan(id, &self.world.config),
+            "finalize" => finalize::plan(id),
             _ => upgrade_plan(id, &self.world.config),
         }
     }
@@ -547,7 +547,7 @@ impl<'a> Chain<'a> {
             Standing::SwitchedOver | Standing::Open { clients_moved: true, serving: Side::Source, .. } => {
                 self.approved(Gate::Finalize)?;
                 let id = self.next_id("finalize")?;
-                self.begin(finalize::plan(id, &self.world.config)).await
+                self.begin(finalize::plan(id)).await
             }
             Standing::Open { kind, .. } if kind == "finalize" => self.resume().await,
             other => Err(ChainError::NotNow {

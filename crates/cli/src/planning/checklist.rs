@@ -262,7 +262,7 @@ mod tests {
             ("upgrade", upgrade_plan("u".into(), &config).describe()),
             ("upgrade", upgrade_plan("u".into(), &by_standby).describe()),
             ("switchover", switchover::plan("s".into(), Side::Source, &config).describe()),
-            ("finalize", finalize::plan("f".into(), &config).describe()),
+            ("finalize", finalize::plan("f".into()).describe()),
         ];
         for (_, points) in &CHAPTERS {
             for (what, by) in *points {

@@ -185,7 +185,7 @@ fn parts(config: &Config) -> Vec<Part> {
             command: "pgleap finalize",
             what: "give up the way back, and remove everything of pgleap's",
             back: "none: the old cluster no longer follows",
-            steps: finalize::plan("finalize-1".into(), config).describe(),
+            steps: finalize::plan("finalize-1".into()).describe(),
         },
     ]
 }

@@ -418,6 +418,9 @@ impl Config {
             verify: budgets.duration("verify", "12h", "1s", "30d"),
             verify_jobs: budgets.count("verify_jobs", 1, 1, 64),
         };
+        if !waits && finish * 2 > budgets_part.write_pause {
+            budgets.problem("write_pause", "must be at least twice `route.finish`: what comes after it takes time too");
+        }
         root.absorb(budgets);
 
         let mut plan = root.optional_table("plan");

@@ -3,19 +3,18 @@
 use pgleap_saga::{Observed, Plan, Reversal, Step, StepError, StepName};
 
 use crate::{
-    config::{Config, RouteKind},
     pg::{PgError, Side},
     provision::{PrepareDatabases, claim_directories::release, prepare_databases::drop_schema},
     replicate::{create_publications::drop_publication, slot, subscription},
-    switchover::signpost::take_down,
+    switchover::signpost::{stands, take_down},
     world::{Cx, World},
 };
 
 /// Returns the plan that ends the upgrade, with the target serving.
-pub fn plan(id: String, config: &Config) -> Plan<World> {
+pub fn plan(id: String) -> Plan<World> {
     Plan::new(id, "finalize", serde_json::Value::Null)
         .then(DropReverse)
-        .then_if(matches!(config.route.kind, RouteKind::MultiHost), CloseSource)
+        .then(CloseSource)
         .then(RemoveObjects)
         .then(RemoveFiles)
 }
@@ -80,7 +79,7 @@ impl Step<World> for CloseSource {
     const REVERSAL: Reversal = Reversal::Nothing;
 
     fn summary(&self) -> String {
-        "close the old cluster to applications: name the target alone in their connection strings before".to_owned()
+        "close the old cluster to applications, if they were let in there to see that it is read-only".to_owned()
     }
 
     async fn probe(&self, _: &Cx<'_>) -> Result<Observed<()>, StepError> {
@@ -89,7 +88,9 @@ impl Step<World> for CloseSource {
 
     async fn run(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         match cx.world.source.db(&cx.world.config.source.database).await {
-            Ok(_) => take_down(cx, Side::Source).await,
+            // put up by the route that there was at the switchover, which may be another one now
+            Ok(_) if stands(cx, Side::Source).await? => take_down(cx, Side::Source).await,
+            Ok(_) => Ok(()),
             Err(error) => gone(cx, error),
         }
     }

@@ -194,6 +194,11 @@ impl Keeper {
             return Err(self.held_by_another(&note.turn.id));
         }
         self.pooler.resume(entries).await?;
+        // who was not named waits on, and somebody must go on looking after it
+        let named = |entry: &Entry| entries.iter().any(|resumed| resumed.name == entry.name);
+        if held.as_ref().is_some_and(|held| !held.note.turn.entries().iter().all(named)) {
+            return Ok(());
+        }
         *held = None;
         self.notebook.clear()
     }

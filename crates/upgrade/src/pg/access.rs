@@ -125,6 +125,17 @@ pub fn admit(all: &[Access]) -> String {
     sql
 }
 
+/// Returns `saved` as what is to take the place of `now`: whoever may connect now, and may not by `saved`, loses the right.
+pub fn in_place_of(saved: &[Access], now: &[Access]) -> Vec<Access> {
+    let one = |access: &Access| {
+        let now = now.iter().find(|now| now.database == access.database);
+        let roles = now.into_iter().flat_map(|now| &now.connect).filter_map(|grant| grant.role.clone());
+        let kept = |role: &String| access.connect.iter().any(|grant| grant.role.as_ref() == Some(role));
+        Access { spared: roles.filter(|role| !kept(role)).collect(), ..access.clone() }
+    };
+    saved.iter().map(one).collect()
+}
+
 /// Whether nobody may connect to any of these any more, superusers and spared roles apart.
 pub fn is_blocked(all: &[Access]) -> bool {
     let is_spared =

@@ -3,12 +3,12 @@
 //! Rights are in the catalogs and reach every standby; this file does not. Replication is not concerned: its lines are matched
 //! by the keyword `replication`, which `all` does not mean.
 
-use std::{path::Path, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use pgleap_saga::StepError;
 use tokio::time::Instant;
 
-use super::{Cluster, PgError};
+use super::{Cluster, PgError, Session};
 use crate::{pgbouncer::pooler::replace, world::io_failure};
 
 const BEGIN: &str = "# >>> pgleap: this server is closed to clients until the switchover";
@@ -19,6 +19,9 @@ const PLACE: &str = "SELECT pg_catalog.current_setting('hba_file')";
 const RELOAD: &str = "SELECT pg_catalog.clock_timestamp()::text, pg_catalog.pg_reload_conf()";
 /// A new backend inherits the moment at which the postmaster read its files.
 const LOADED: &str = "SELECT pg_catalog.pg_conf_load_time() >= $1::text::timestamptz";
+/// What keeps the postmaster from reading the rules: it goes on with those that it has.
+const ERRORS: &str = "
+    SELECT pg_catalog.format('line %s: %s', line_number, error) FROM pg_catalog.pg_hba_file_rules WHERE error IS NOT NULL";
 const LOADED_BUDGET: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -55,6 +58,9 @@ fn close(text: &str, role: &str) -> Result<String, String> {
     let mut rules = Vec::new();
     for line in own.lines() {
         let words = tokens(line);
+        if words.iter().any(|word| word.starts_with(',') || word.ends_with(',')) {
+            return Err(format!("it holds a list with blanks: `{}`", line.trim()));
+        }
         match words.as_slice() {
             [kind, ..] if kind.starts_with("include") => return Err(format!("it holds `{}`", line.trim())),
             [kind, database, user, rest @ ..] if KINDS.contains(kind) && *database != "replication" => {
@@ -84,64 +90,95 @@ fn open(text: &str) -> String {
 /// Shuts the door of a server on this host to everybody but the role that pgleap is there, and returns when it is shut.
 ///
 /// # Errors
-/// Blocked, if the file cannot be read, understood or replaced, or does not take.
+/// Fatal, if the file cannot be understood, or the server does not take it; it is as it was then.
 pub async fn shut(cluster: &Cluster, database: &str) -> Result<(), StepError> {
-    let role = cluster.endpoint.user.clone();
-    rewrite(cluster, database, |text| close(text, &role)).await
+    let session = cluster.db(database).await?;
+    let (path, old) = read(&session).await?;
+    let place = path.display();
+    let refuse = |why: String| {
+        StepError::fatal(
+            format!("`{place}` cannot be rewritten: {why}"),
+            "mend that file; or set `readers.order = \"together\"`, then try again",
+        )
+    };
+    let new = close(&old, &cluster.endpoint.user).map_err(refuse)?;
+    if new != old {
+        replace(&path, &new)?;
+    }
+    let failure = match errors(&session).await {
+        // the postmaster would keep the rules that it has
+        Ok(errors) if !errors.is_empty() => refuse(errors.join("; ")),
+        Ok(_) => match is_reloaded(cluster, &session, database).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => refuse(format!("the {} does not read its files anew", cluster.called)),
+            Err(error) => error.into(),
+        },
+        Err(error) => error.into(),
+    };
+    if new != old {
+        // nobody may be shut out by a file that was not understood
+        replace(&path, &old)?;
+        session.query_one(RELOAD, &[]).await?;
+    }
+    Err(failure)
 }
 
 /// Opens it again, and returns when it is open.
 ///
 /// # Errors
-/// As [`shut`].
+/// If the file cannot be read or replaced, or the server says that it cannot read it.
 pub async fn reopen(cluster: &Cluster, database: &str) -> Result<(), StepError> {
-    rewrite(cluster, database, |text| Ok(open(text))).await
+    let session = cluster.db(database).await?;
+    let (path, old) = read(&session).await?;
+    let new = open(&old);
+    if new != old {
+        replace(&path, &new)?;
+    }
+    // an error in another file of the server keeps this from being seen, and the rules are read all the same
+    let _seen: bool = is_reloaded(cluster, &session, database).await?;
+    match errors(&session).await?.as_slice() {
+        [] => Ok(()),
+        errors => Err(StepError::transient(format!("the {} cannot read `{}`", cluster.called, path.display()))
+            .because(errors.join("; "))),
+    }
 }
 
-async fn rewrite(
-    cluster: &Cluster,
-    database: &str,
-    change: impl FnOnce(&str) -> Result<String, String>,
-) -> Result<(), StepError> {
+/// Returns why the door of a server could not be shut, or opened again, a line each.
+///
+/// # Errors
+/// If it cannot be asked.
+pub async fn reasons(cluster: &Cluster, database: &str) -> Result<Vec<String>, StepError> {
     let session = cluster.db(database).await?;
-    let place: String = session.query_one(PLACE, &[]).await?.get(0);
-    let path = Path::new(&place);
-    let old = std::fs::read_to_string(path).map_err(|error| io_failure("read", path, error))?;
-    let new = change(&old).map_err(|why| {
-        StepError::blocked(
-            format!("`{place}` cannot be rewritten: {why}"),
-            "name the role of `source.dsn` in a rule of its own; or set `readers.order = \"together\"`",
-        )
-    })?;
-    if new != old {
-        replace(path, &new)?;
-    }
-    // also if nothing was written: who did may have died before the server was told
-    let reloaded = async {
-        let since: String = session.query_one(RELOAD, &[]).await?.get(0);
-        let deadline = Instant::now() + LOADED_BUDGET;
-        loop {
-            let fresh = cluster.open(database, LOADED_BUDGET).await?;
-            if fresh.query_one(LOADED, &[&since]).await?.get(0) {
-                return Ok::<_, PgError>(true);
-            }
-            if Instant::now() >= deadline {
-                return Ok(false);
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+    let (path, text) = read(&session).await?;
+    let mut reasons = errors(&session).await?;
+    reasons.extend(close(&text, &cluster.endpoint.user).err());
+    Ok(reasons.iter().map(|why| format!("the {}'s `{}`: {why}", cluster.called, path.display())).collect())
+}
+
+async fn errors(session: &Session) -> Result<Vec<String>, PgError> {
+    Ok(session.query(ERRORS, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+async fn read(session: &Session) -> Result<(PathBuf, String), StepError> {
+    let path = PathBuf::from(session.query_one(PLACE, &[]).await?.get::<_, String>(0));
+    let text = std::fs::read_to_string(&path).map_err(|error| io_failure("read", &path, error))?;
+    Ok((path, text))
+}
+
+/// Lets the server read its files anew; whether a new backend was seen to know them in time.
+async fn is_reloaded(cluster: &Cluster, session: &Session, database: &str) -> Result<bool, PgError> {
+    let since: String = session.query_one(RELOAD, &[]).await?.get(0);
+    let deadline = Instant::now() + LOADED_BUDGET;
+    loop {
+        let fresh = cluster.open(database, LOADED_BUDGET).await?;
+        if fresh.query_one(LOADED, &[&since]).await?.get(0) {
+            return Ok(true);
         }
-    };
-    let failure = match reloaded.await {
-        Ok(true) => return Ok(()),
-        Ok(false) => StepError::transient(format!("the {} has not read `{place}` anew", cluster.called)),
-        Err(error) => StepError::from(error),
-    };
-    if new != old {
-        // nobody may be shut out by a file that was not understood
-        replace(path, &old)?;
-        session.query_one(RELOAD, &[]).await?;
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
-    Err(failure)
 }
 
 #[cfg(test)]
@@ -183,5 +220,6 @@ mod tests {
         assert!(close("host all bob all trust\n", "pgleap").unwrap_err().contains("no rule"));
         assert!(close("host all \\\nall all trust\n", "pgleap").is_ok(), "a line that goes on in the next");
         assert!(close(TEXT, "a\"b").is_err());
+        assert!(close("host all pgleap, bob 10.0.0.0/8 md5\n", "pgleap").unwrap_err().contains("list with blanks"));
     }
 }

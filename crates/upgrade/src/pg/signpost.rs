@@ -84,6 +84,14 @@ pub async fn refuse_writes(session: &Session, nobody_there: bool) -> Result<usiz
     Ok(tables.len())
 }
 
+/// Whether writes are refused in this session's database.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn stands(session: &Session) -> Result<bool, PgError> {
+    Ok(session.query_one(REFUSES_DDL, &[]).await?.get(0))
+}
+
 /// Takes back what [`refuse_writes`] did; nothing of it is left.
 ///
 /// # Errors

@@ -1,21 +1,16 @@
 //! Lets clients in on the target's standbys, and nowhere else.
 
-use std::time::Duration;
-
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
-use tokio::time::Instant;
 
 use crate::{
     pg::{Side, access, hba},
-    switchover::{hot::databases, save_access::SaveAccess},
+    readers::standbys,
+    switchover::{fence_lease, hot::databases, save_access::SaveAccess},
     world::{Cx, World},
 };
 
 /// Shuts the target's own door, then gives the rights to connect; the read-only default stays.
 pub struct Admit;
-
-const ARRIVAL: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Step<World> for Admit {
     type Output = ();
@@ -45,20 +40,12 @@ impl Step<World> for Admit {
             return Err(StepError::fatal("somebody is connected to the target itself", "end it, then try again")
                 .because(somebody.to_string()));
         }
+        // what a dead process sent through this connection must not happen after its successor has taken it back
+        fence_lease::sign(world, &session).await?;
         session.batch(&access::admit(&saved)).await?;
-        let deadline = Instant::now() + ARRIVAL;
-        for reader in &world.readers {
-            let standby = reader.of(Side::Target).db(maintenance).await?;
-            while access::is_blocked(&access::read(&standby, &names, &[]).await?) {
-                if Instant::now() >= deadline {
-                    return Err(StepError::fatal(
-                        format!("the right to connect has not reached the {}", reader.of(Side::Target).called),
-                        "see that it follows the target, then try again",
-                    ));
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        }
+        standbys::let_in(cx, Side::Target, &saved).await;
+        // somebody may have passed the old rules just before, and the rights just after
+        access::end_foreign(&session, &names, &world.source.application_name, &[]).await?;
         Ok(())
     }
 
@@ -66,6 +53,7 @@ impl Step<World> for Admit {
         let Some(saved) = cx.try_output::<SaveAccess>()? else { return Ok(()) };
         let world = cx.world;
         let maintenance = &world.config.source.database;
+        fence_lease::forget(world, Side::Target).await?;
         // first, so that nobody may connect at any moment
         world.target.db(maintenance).await?.batch(&access::block(&saved)).await?;
         hba::reopen(&world.target, maintenance).await

@@ -54,7 +54,7 @@ impl Step<World> for MovePools {
         let there = standbys::counts(world, Side::Target, &names).await?;
         let traffic = world.route.traffic(&world.route.leading_to(&addresses(&ways), &names).await?).await?;
         let began = Instant::now();
-        let entries = lead(cx, ways, "readers").await?;
+        let entries = lead(cx, ways, THERE).await?;
         if entries == 0 {
             let olds: Vec<_> = readers_ways(world, Side::Source).iter().map(|way| way.old.to_string()).collect();
             return Err(StepError::fatal(
@@ -69,15 +69,18 @@ impl Step<World> for MovePools {
         let world = cx.world;
         let (_, names) = databases(cx)?;
         let ways = readers_ways(world, Side::Source);
-        // what this step paused goes on first
-        let (_, lost) = world.route.let_go(&turn(cx, "readers"), &addresses(&ways), &names).await;
-        if let Some(lost) = lost.into_iter().next() {
-            return Err(lost.error);
+        // what this step paused goes on first, there or on the way back; a guard that holds the one knows nothing of the other
+        for what in [THERE, BACK] {
+            drop(world.route.let_go(&turn(cx, what), &addresses(&ways), &names).await);
         }
         let back = ways.into_iter().map(|way| Way { old: way.new, new: way.old }).collect();
-        lead(cx, back, "readers back").await.map(drop)
+        lead(cx, back, BACK).await.map(drop)
     }
 }
+
+/// How the two pauses are called.
+const THERE: &str = "readers";
+const BACK: &str = "readers back";
 
 fn turn(cx: &Cx<'_>, what: &str) -> String {
     format!("{} {} {what}", cx.world.id, cx.plan_id())
@@ -96,12 +99,17 @@ async fn lead(cx: &Cx<'_>, ways: Vec<Way>, what: &str) -> Result<usize, StepErro
     world.route.warm_up(&entries).await?;
     let budget = world.config.readers.pause;
     let pause = Pause { id: turn(cx, what), ways, deadline: Instant::now() + budget, lease: budget + GRACE };
-    world.route.begin_pause(&entries, &pause).await?;
+    if let Err(error) = world.route.begin_pause(&entries, &pause).await {
+        // tried again, it would hold those that are paused for longer
+        drop(world.route.let_go(&pause.id, &addresses(&pause.ways), &names).await);
+        return Err(error);
+    }
     fault_point!("readers.move_pools.after_pause");
     if let Err(unfinished) = world.route.drained(&entries, pause.deadline).await {
         cx.warn(format!("readers go on, and what is under way ends where it began: {unfinished}"));
     }
-    if let Some(lost) = world.route.move_clients(&entries, &pause, async { Ok(()) }).await?.into_iter().next() {
+    if let Some(lost) = world.route.move_clients(&entries, &pause, async { Ok(()) }, async {}).await?.into_iter().next()
+    {
         return Err(lost.error);
     }
     Ok(entries.iter().map(|entries| entries.entries.len()).sum())

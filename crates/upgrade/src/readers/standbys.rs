@@ -8,8 +8,12 @@ use tokio::time::Instant;
 
 use super::Reader;
 use crate::{
-    pg::{Cluster, Side, marker},
-    world::{Database, World},
+    pg::{
+        Cluster, PgError, Side,
+        access::{self, Access},
+        marker,
+    },
+    world::{Cx, Database, World},
 };
 
 const WHO: &str = "
@@ -90,6 +94,41 @@ pub async fn staleness(
     };
     let shown = try_join_all(world.readers.iter().map(|reader| wait(reader.of(side)))).await;
     Ok(shown.map(|_| started.elapsed()))
+}
+
+/// How long readers wait for a standby to let them in, once the cluster that it follows does.
+const LET_IN: Duration = Duration::from_secs(5);
+
+/// Waits until every standby of `side` shows the rights to connect that were given there; those that do not in time are told,
+/// and not waited for.
+pub async fn let_in(cx: &Cx<'_>, side: Side, given: &[Access]) {
+    let world = cx.world;
+    let names: Vec<_> = given.iter().map(|access| access.database.clone()).collect();
+    let deadline = Instant::now() + LET_IN;
+    let one = async |reader: &Reader| {
+        let standby = reader.of(side);
+        let shown = async {
+            let session = standby.db(&world.config.source.database).await?;
+            loop {
+                let now = access::read(&session, &names, &[]).await?;
+                let has = |access: &Access| {
+                    now.iter().any(|now| {
+                        now.database == access.database
+                            && access.connect.iter().all(|grant| now.connect.contains(grant))
+                    })
+                };
+                if given.iter().all(has) || Instant::now() >= deadline {
+                    return Ok::<_, PgError>(given.iter().all(has));
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let shown = tokio::time::timeout_at(deadline, shown).await;
+        if !matches!(shown, Ok(Ok(true))) {
+            cx.warn(format!("the {} does not let readers in yet: they are refused until it does", standby.called));
+        }
+    };
+    join_all(world.readers.iter().map(one)).await;
 }
 
 /// Returns how many transactions were committed and rolled back on the standbys of `side` since they began to count.

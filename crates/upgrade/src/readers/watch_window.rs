@@ -11,10 +11,7 @@ use crate::{
     config::Readers,
     pg::Side,
     pgbouncer::admin::Traffic,
-    switchover::{
-        check_gates::{Decision, decide},
-        hot::databases,
-    },
+    switchover::{check_gates::refuse_held, hot::databases},
     world::{Cx, World},
 };
 
@@ -98,6 +95,48 @@ fn problems(limits: &Readers, seen: &Seen, traffic: &[Traffic]) -> Vec<String> {
     problems
 }
 
+/// Looks, and remembers how often in a row something was wrong.
+#[derive(Debug, Default)]
+pub struct Watch {
+    wrong: u32,
+    worst_ms: f64,
+}
+
+impl Watch {
+    /// Looks at readers on the target's standbys; returns what was seen, and what is wrong.
+    ///
+    /// # Errors
+    /// Fatal, when something is wrong for the third time in a row: readers are better led back.
+    pub async fn look(&mut self, cx: &Cx<'_>) -> Result<(Seen, Vec<String>), StepError> {
+        let world = cx.world;
+        let moved = cx.output::<MovePools>()?;
+        let (all, names) = databases(cx)?;
+        let addresses: Vec<_> = readers_ways(world, Side::Source).into_iter().map(|way| way.new).collect();
+        let looked = async {
+            let stale = standbys::staleness(world, Side::Source, Side::Target, &all).await?;
+            let traffic = world.route.traffic(&world.route.leading_to(&addresses, &names).await?).await?;
+            let seen = compare(&moved, &traffic, standbys::counts(world, Side::Target, &names).await?);
+            let mut problems = problems(&world.config.readers, &seen, &traffic);
+            match stale {
+                Ok(took) => self.worst_ms = self.worst_ms.max(took.as_secs_f64() * 1000.0),
+                Err(why) => problems.insert(0, why),
+            }
+            Ok::<_, StepError>((seen, problems))
+        };
+        let (seen, problems) = looked.await.unwrap_or_else(|error| (Seen::default(), vec![error.to_string()]));
+        cx.sample("reader_staleness_ms", self.worst_ms);
+        self.wrong = if problems.is_empty() { 0 } else { self.wrong + 1 };
+        if self.wrong < IN_A_ROW {
+            return Ok((seen, problems));
+        }
+        Err(StepError::fatal(
+            "readers are not served well by the target's standbys",
+            "remove the cause, then `pgleap switchover` begins anew; readers are led back meanwhile",
+        )
+        .because(problems.join("; ")))
+    }
+}
+
 impl Step<World> for WatchWindow {
     type Output = Seen;
     const NAME: StepName = StepName("readers.watch_window");
@@ -113,44 +152,15 @@ impl Step<World> for WatchWindow {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<Seen, StepError> {
-        let world = cx.world;
-        let moved = cx.output::<MovePools>()?;
-        let (all, names) = databases(cx)?;
-        let addresses: Vec<_> = readers_ways(world, Side::Source).into_iter().map(|way| way.new).collect();
-        let (began, mut wrong, mut worst) = (Instant::now(), 0, 0.0_f64);
+        let mut watch = Watch::default();
+        let began = Instant::now();
         loop {
             let look = Instant::now();
-            let looked = async {
-                let stale = standbys::staleness(world, Side::Source, Side::Target, &all).await?;
-                let entries = world.route.leading_to(&addresses, &names).await?;
-                let traffic = world.route.traffic(&entries).await?;
-                let seen = compare(&moved, &traffic, standbys::counts(world, Side::Target, &names).await?);
-                let mut problems = problems(&world.config.readers, &seen, &traffic);
-                match stale {
-                    Ok(took) => worst = worst.max(took.as_secs_f64() * 1000.0),
-                    Err(why) => problems.insert(0, why),
-                }
-                Ok::<_, StepError>((seen, problems))
-            };
-            let (seen, problems) = looked.await.unwrap_or_else(|error| (Seen::default(), vec![error.to_string()]));
-            cx.sample("reader_staleness_ms", worst);
-            wrong = if problems.is_empty() { 0 } else { wrong + 1 };
-            if wrong == IN_A_ROW {
-                return Err(StepError::fatal(
-                    "readers are not served well by the target's standbys",
-                    "remove the cause, then `pgleap switchover` begins anew; readers are led back meanwhile",
-                )
-                .because(problems.join("; ")));
-            }
-            if wrong == 0 && began.elapsed() >= self.window {
+            let (seen, problems) = watch.look(cx).await?;
+            if problems.is_empty() && began.elapsed() >= self.window {
                 // hours may have gone by since the gates were looked at
-                return match decide(cx, Side::Source).await? {
-                    Decision::Go => Ok(Seen { worst_staleness_ms: worst, ..seen }),
-                    Decision::Hold { reasons, .. } => {
-                        Err(StepError::fatal("switchover held", "remove what is named, then try again")
-                            .because(reasons.join("; ")))
-                    }
-                };
+                refuse_held(cx, Side::Source).await?;
+                return Ok(Seen { worst_staleness_ms: watch.worst_ms, ..seen });
             }
             cx.progress(Progress {
                 text: match problems.first() {

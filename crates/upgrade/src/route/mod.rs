@@ -323,7 +323,7 @@ impl Route {
     }
 
     /// Tells every guard that the new address was decided on, and lets its clients go on there as soon as `open` has ended:
-    /// that one runs beside it. A pooler that is lost does not keep the others' clients waiting; its guard, told or not, leads
+    /// that one runs beside it. Clients on any but the first way go on when `follow` has ended too. A pooler that is lost does not keep the others' clients waiting; its guard, told or not, leads
     /// it there or meets the fence.
     ///
     /// # Errors
@@ -333,8 +333,9 @@ impl Route {
         all: &[Entries],
         pause: &Pause,
         open: impl Future<Output = Result<(), StepError>>,
+        follow: impl Future<Output = ()>,
     ) -> Result<Vec<Lost>, StepError> {
-        let open = open.shared();
+        let (open, follow) = (open.shared(), follow.shared());
         let one = async |entries: &Entries| -> Result<Result<(), Lost>, StepError> {
             let member = &self.members[entries.member];
             let decide = member.guard.ask(Verb::Decide { turn: pause.turn(entries) }, REPOINT_BUDGET);
@@ -345,8 +346,15 @@ impl Route {
             let moved = async {
                 decided?;
                 fault_point!("switchover.move_clients.after_decision");
-                let resume = Verb::Resume { turn: pause.id.clone(), entries: entries.entries.clone() };
-                member.guard.ask(resume, AT_ONCE).await
+                let resume = |entries: Vec<Entry>| Verb::Resume { turn: pause.id.clone(), entries };
+                let first = pause.ways.first().map_or(Vec::new(), |way| way.of(&entries.entries).entries);
+                let later = first.len() < entries.entries.len();
+                if later {
+                    member.guard.ask(resume(first), AT_ONCE).await?;
+                    follow.clone().await;
+                }
+                // all of them: a guard holds its pause until the last is named
+                member.guard.ask(resume(entries.entries.clone()), AT_ONCE).await
             };
             Ok(moved.await.map(drop).map_err(|error| member.lost(error)))
         };

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
-use super::{fence::SUPERUSER_HINT, hot::databases};
+use super::{fence::SUPERUSER_HINT, hot::databases, signpost};
 use crate::{
-    config::Config,
-    pg::{Side, access},
+    config::{Config, RouteKind},
+    pg::{Side, access, hba},
     plan::time::size,
-    readers::{addresses_of, readers_ways, standbys},
+    readers::{addresses_of, go_first, readers_ways, standbys},
     replicate::{catch_up::round_trip, health},
     world::{Cx, World},
 };
@@ -42,7 +42,8 @@ const OPEN_TOO_LONG: &str = "
       FROM pg_catalog.pg_stat_activity
      WHERE datname = ANY($1::text[]) AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()
        AND application_name <> $2 AND xact_start < now() - $3::float8 * interval '1 s'
-       AND extract(epoch FROM now() - xact_start)::float8 <= $4::float8 ORDER BY xact_start";
+       AND extract(epoch FROM now() - xact_start)::float8 <= $4::float8
+       AND NOT coalesce(usename = ANY($5::text[]), false) ORDER BY xact_start";
 
 const PREPARED: &str = "
     SELECT pg_catalog.format('prepared transaction `%s` (role `%s`, database `%s`) is open', gid, owner, database)
@@ -106,7 +107,8 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     let pause_s = budgets.write_pause.as_secs_f64();
     // those that the policy ends hold nothing up
     let bearable_s = world.config.fence.end_older.map_or(f64::MAX, |age| age.as_secs_f64());
-    for row in session.query(OPEN_TOO_LONG, &[&names, &world.source.application_name, &pause_s, &bearable_s]).await? {
+    let (own, spared) = (&world.source.application_name, &world.config.readers.roles);
+    for row in session.query(OPEN_TOO_LONG, &[&names, own, &pause_s, &bearable_s, spared]).await? {
         reasons.push(format!("{}: the pause would wait for it", row.get::<_, String>(0)));
     }
     for client in access::foreign(&session, &names, &world.source.application_name, &world.config.readers.roles).await?
@@ -118,7 +120,10 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     for row in session.query(PREPARED, &[&names]).await? {
         reasons.push(row.get(0));
     }
-    let roles: Vec<String> = session.query(CONNECTING_ROLES, &[&names]).await?.iter().map(|row| row.get(0)).collect();
+    let mut roles: Vec<String> =
+        session.query(CONNECTING_ROLES, &[&names]).await?.iter().map(|row| row.get(0)).collect();
+    // the rights of these are given and taken by name, on both sides
+    roles.extend(spared.iter().filter(|role| !roles.contains(role)).cloned().collect::<Vec<_>>());
     let other = world.cluster(from.other()).db(&world.config.source.database).await?;
     for row in other.query(MISSING_ROLES, &[&roles]).await? {
         let role: String = row.get(0);
@@ -127,6 +132,9 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     if !readers_ways(world, from).is_empty() {
         reasons.extend(standbys::reasons(world, from, from.other(), &all).await?);
     }
+    if go_first(&world.config, from) {
+        lasting.extend(hba::reasons(world.cluster(from.other()), &world.config.source.database).await?);
+    }
     for role in &world.config.readers.roles {
         for database in &all {
             let session = world.cluster(from).db(&database.name).await?;
@@ -134,6 +142,13 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
                 reasons.push(format!("role `{role}` of `readers.roles` is no reader in `{}`: {way}", database.name));
             }
         }
+    }
+    if !matches!(world.config.route.kind, RouteKind::MultiHost) && signpost::stands(cx, from.other()).await? {
+        lasting.push(format!(
+            "the {} refuses writes in every table, as the route was `multi_host` when it was left: set `route.kind` back \
+             for this switchover",
+            from.other()
+        ));
     }
     let mut here = addresses_of(world, from);
     // readers may have gone ahead

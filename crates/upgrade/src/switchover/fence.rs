@@ -47,13 +47,18 @@ const END_OLDER: &str = "
       FROM pg_catalog.pg_stat_activity
      WHERE datname = ANY($1::text[]) AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()
        AND application_name <> $2 AND xact_start < now() - $3::float8 * interval '1 s'
-       AND pg_catalog.pg_terminate_backend(pid)";
+       AND NOT coalesce(usename = ANY($4::text[]), false) AND pg_catalog.pg_terminate_backend(pid)";
 
 /// Ends transactions that are older than the policy bears, for as long as the pools drain; ends only with an error.
 async fn end_older(cx: &Cx<'_>, session: &Session, names: &[String]) -> Result<(), StepError> {
     let Some(age) = cx.world.config.fence.end_older else { return std::future::pending().await };
     loop {
-        let ended = session.query(END_OLDER, &[&names, &cx.world.source.application_name, &age.as_secs_f64()]).await?;
+        let ended = session
+            .query(
+                END_OLDER,
+                &[&names, &cx.world.source.application_name, &age.as_secs_f64(), &cx.world.config.readers.roles],
+            )
+            .await?;
         for row in ended {
             cx.warn(format!("{} was ended: its transaction held the pause up", row.get::<_, String>(0)));
         }

@@ -40,7 +40,7 @@ impl Step<World> for GatherPoolers {
         let late = behind.iter().filter(|entries| !entries.entries.is_empty()).count();
         // the side is open: nothing is to be waited for
         let pause = Pause { ways, ..pause(cx, self.from) };
-        let mut lost = world.route.move_clients(&behind, &pause, async { Ok(()) }).await?;
+        let mut lost = world.route.move_clients(&behind, &pause, async { Ok(()) }, async {}).await?;
         lost.extend(unseen);
         if lost.is_empty() {
             return Ok(late);

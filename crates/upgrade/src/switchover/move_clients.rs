@@ -81,17 +81,26 @@ impl Step<World> for MoveClients {
                 (world.route.reachable_leading_to(&both, &names).await.0, None)
             }
         };
-        let admitted = cx.try_output::<readers::Admit>()?.is_some();
+        // an earlier plan's says nothing of the source
+        let admitted = self.from == Side::Source && cx.try_output::<readers::Admit>()?.is_some();
         let open = async {
             // kept since the warm-up, and opened anew if it was lost
             let session = world.cluster(to).db(&world.config.source.database).await?;
-            session.batch(&access::restore(&saved)).await?;
+            // whoever was spared there is given up by what holds now: the configuration may have changed since
+            let now = access::read(&session, &names, &[]).await?;
+            session.batch(&access::restore(&access::in_place_of(&saved, &now))).await?;
             if admitted {
                 hba::reopen(world.cluster(to), &world.config.source.database).await?;
             }
             Ok(())
         };
-        for lost in or_let_go(cx, to, world.route.move_clients(&entries, &pause, open)).await? {
+        for lost in or_let_go(
+            cx,
+            to,
+            world.route.move_clients(&entries, &pause, open, readers::standbys::let_in(cx, to, &saved)),
+        )
+        .await?
+        {
             cx.warn(format!("{lost}: it is led to the {to} as soon as it is back"));
         }
         Ok(Moved { write_pause_ms: paused_at.map(|at| at.elapsed().as_secs_f64() * 1000.0) })

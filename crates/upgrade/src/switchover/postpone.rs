@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     pg::Side,
+    readers,
     world::{Cx, World},
 };
 
@@ -31,6 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often the gates are looked at, and what is waited for is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 const KEEP_SLOTS_EVERY: Duration = Duration::from_secs(60);
+const READERS_EVERY: Duration = Duration::from_secs(1);
 const KEEP_WARM_EVERY: Duration = Duration::from_secs(600);
 
 /// Nobody reads these slots before the pause, and what is behind them is not needed after it.
@@ -89,6 +91,20 @@ impl Postpone {
         cx.progress(Progress { text, ..Progress::default() });
     }
 
+    /// Looks after readers that went ahead, for as long as they are served well; returns why they are not.
+    async fn watch_readers(&self, cx: &Cx<'_>) -> StepError {
+        if !readers::go_first(&cx.world.config, self.from) {
+            return std::future::pending().await;
+        }
+        let mut watch = readers::watch_window::Watch::default();
+        loop {
+            if let Err(error) = watch.look(cx).await {
+                return error;
+            }
+            tokio::time::sleep(READERS_EVERY).await;
+        }
+    }
+
     /// Keeps fresh what the waiting would make stale, without an end. That this fails for once is told, and tried again.
     async fn keep_ready(&self, cx: &Cx<'_>) {
         let began = Instant::now();
@@ -135,6 +151,7 @@ impl Step<World> for Postpone {
             () = cx.stopped() => return Err(StepError::fatal("stopped on request while postponed", "begin it again when ready")),
             // what is under way then is dropped: it takes nothing that it does not give back
             () = self.gone() => {}
+            error = self.watch_readers(cx) => return Err(error),
             () = self.keep_ready(cx) => {}
         }
         Ok(began.elapsed().as_secs_f64())

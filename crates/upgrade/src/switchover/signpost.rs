@@ -2,7 +2,7 @@
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
-use super::{hot::databases, save_access::SaveAccess};
+use super::{fence_lease, hot::databases, save_access::SaveAccess};
 use crate::{
     pg::{
         Side,
@@ -37,8 +37,23 @@ pub async fn put_up(cx: &Cx<'_>, side: Side, saved: &[Access], nobody_there: boo
         tables += signpost::refuse_writes(&session, nobody_there).await?;
     }
     let session = cx.world.cluster(side).db(&cx.world.config.source.database).await?;
+    // what a dead process sent through this connection must not happen after its successor has closed the side
+    fence_lease::sign(cx.world, &session).await?;
     session.batch(&access::let_in(saved)).await?;
     Ok(tables)
+}
+
+/// Whether a signpost stands at `side`: by what is there, as the configuration may have changed since it was put up.
+///
+/// # Errors
+/// If the side cannot be asked.
+pub async fn stands(cx: &Cx<'_>, side: Side) -> Result<bool, StepError> {
+    for database in databases(cx)?.0 {
+        if signpost::stands(&*cx.world.cluster(side).db(&database.name).await?).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Closes `side` and takes its signpost down.
@@ -48,6 +63,7 @@ pub async fn put_up(cx: &Cx<'_>, side: Side, saved: &[Access], nobody_there: boo
 pub async fn take_down(cx: &Cx<'_>, side: Side) -> Result<(), StepError> {
     let world = cx.world;
     let (all, names) = databases(cx)?;
+    fence_lease::forget(world, side).await?;
     let session = world.cluster(side).db(&world.config.source.database).await?;
     session.batch(&access::block(&access::read(&session, &names, &[]).await?)).await?;
     access::end_foreign(&session, &names, &world.source.application_name, &[]).await?;
