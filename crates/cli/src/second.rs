@@ -96,6 +96,6 @@ pub async fn stand_by(site: &Site, out: Out) -> Result<Exit, CommandError> {
         let name = TakeDownSignpost::NAME.0;
         plan.steps.iter().any(|step| step.name == name && step.may_have_effect())
     };
-    let paused = plans.last().is_some_and(|plan| plan.outcome.is_none() && (!plan.sections.is_empty() || closed(plan)));
+    let paused = plans.iter().any(|plan| plan.outcome.is_none() && (!plan.sections.is_empty() || closed(plan)));
     if paused { drive_begun(site, out, Verb::Resume).await } else { Ok(Exit::Done) }
 }

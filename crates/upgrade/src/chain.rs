@@ -367,6 +367,10 @@ impl<'a> Chain<'a> {
                 let look = timing::until_quiet(&cx, from, deadline, &self.stop).await?;
                 cx.note(format!("a quiet moment: clients would wait for {:.0} ms", look.foretold_ms));
             }
+            // hours may have gone by, and an attempt that clients felt used an approval up
+            if from == Side::Source {
+                self.approved(Gate::Switchover)?;
+            }
             let id = self.next_id("switchover")?;
             let outcome = self.begin(switchover::plan_of(id.clone(), &attempt, &self.world.config)).await?;
             let Outcome::Unwound { cause } = &outcome else { return Ok(outcome) };
@@ -402,7 +406,11 @@ impl<'a> Chain<'a> {
         let plans = self.journal.plans()?;
         // not every plan that was left open: `finalize` may have given a switchover up
         let open = match standing(&plans) {
-            Standing::Open { plan, .. } => plans.iter().find(|state| state.id == plan),
+            // an upgrade may wait for a remedy that was interrupted, and never the other way round
+            Standing::Open { plan, kind, .. } => {
+                let fix = fix::open(&plans).filter(|_| kind == "upgrade");
+                fix.or_else(|| plans.iter().find(|state| state.id == plan))
+            }
             _ => fix::open(&plans),
         };
         match open {
@@ -469,9 +477,21 @@ impl<'a> Chain<'a> {
     /// [`ChainError`].
     pub async fn fix(&self, remedies: &[Remedy]) -> Result<Outcome, ChainError> {
         self.no_fix_under_way("change the source")?;
-        if let standing @ (Standing::SwitchedOver | Standing::Finalized) = self.standing()? {
-            let (verb, hint) = ("change the source", "what the target needs is done there");
-            return Err(ChainError::NotNow { verb, why: standing.traffic(), hint });
+        let verb = "change the source";
+        match self.standing()? {
+            Standing::Nothing | Standing::InSync => {}
+            Standing::Open { kind, .. } if kind == "upgrade" => {}
+            Standing::Open { kind, .. } => {
+                return Err(ChainError::NotNow {
+                    verb,
+                    why: format!("a {kind} is under way"),
+                    hint: "`pgleap resume` ends it",
+                });
+            }
+            standing @ (Standing::SwitchedOver | Standing::Finalized) => {
+                let hint = "what the target needs is done there";
+                return Err(ChainError::NotNow { verb, why: standing.traffic(), hint });
+            }
         }
         let mut outcome = Outcome::Done;
         for remedy in remedies {

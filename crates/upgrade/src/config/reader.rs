@@ -137,7 +137,8 @@ impl Reader {
     }
 
     pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {
-        self.text(key).map(|text| self.base.join(text))
+        // by its parts: a slash at the end would make another directory of what is added to a name
+        self.text(key).map(|text| self.base.join(text).components().collect())
     }
 
     /// Returns the path of a program: one without a slash is looked for where programs are.

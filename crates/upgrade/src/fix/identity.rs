@@ -23,6 +23,13 @@ const COLUMNS: &str = "
              WHERE i.indrelid = c.oid AND i.indisreplident)
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace";
 
+/// Without an identity its UPDATE and DELETE would fail there from now on; publications of inserts alone do not mind.
+const PUBLISHED: &str = "
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_publication AS p
+                     JOIN pg_catalog.pg_publication_tables AS t ON t.pubname = p.pubname
+                    WHERE (p.pubupdate OR p.pubdelete)
+                      AND pg_catalog.format('%I.%I', t.schemaname, t.tablename)::regclass::oid = $1)";
+
 impl Identity {
     /// Reads it of a table by its name; `None` if there is none.
     pub(super) async fn named(session: &Session, table: &str) -> Result<Option<Self>, PgError> {
@@ -56,6 +63,10 @@ impl Identity {
         }
         if !now.is(index) {
             return Ok(Some(format!("the replica identity of {table} was changed since, and is left as it is")));
+        }
+        if session.query_one(PUBLISHED, &[&self.oid]).await?.get(0) {
+            let word = format!("the replica identity of {table} is left as it is: a publication has it");
+            return Ok(Some(word));
         }
         let (identity, word) = match (self.kind.as_str(), &self.index) {
             ("d", _) => ("DEFAULT".to_owned(), None),

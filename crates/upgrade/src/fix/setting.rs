@@ -70,6 +70,22 @@ pub(super) async fn change(session: &Session, name: &str, value: &str) -> Result
     }
 }
 
+/// What needs the value that the fix wrote, and would keep the server from starting, or work from going on, without it.
+const NEEDED: &str = "
+    WITH back AS (SELECT CASE WHEN $1 IN ('max_replication_slots', 'max_active_replication_origins') THEN coalesce($2,
+             (SELECT setting FROM pg_catalog.pg_file_settings
+               WHERE name = $1 AND sourcefile <> pg_catalog.current_setting('data_directory') || '/postgresql.auto.conf'
+               ORDER BY seqno DESC LIMIT 1),
+             (SELECT boot_val FROM pg_catalog.pg_settings WHERE name = $1))::bigint END AS most)
+    SELECT pg_catalog.format('%s logical replication slots are there', count(*)) FROM pg_catalog.pg_replication_slots
+     WHERE $1 = 'wal_level' AND slot_type = 'logical' HAVING count(*) > 0
+     UNION ALL
+    SELECT pg_catalog.format('%s replication slots are there', count(*)) FROM pg_catalog.pg_replication_slots
+     WHERE $1 = 'max_replication_slots' HAVING count(*) > (SELECT most FROM back)
+     UNION ALL
+    SELECT pg_catalog.format('%s replication origins are there', count(*)) FROM pg_catalog.pg_replication_origin
+     WHERE $1 IN ('max_active_replication_origins', 'max_replication_slots') HAVING count(*) > (SELECT most FROM back)";
+
 /// Puts back what the file had, if it still has what the fix wrote. Returns a word for the operator if it does not.
 pub(super) async fn put_back(
     session: &Session,
@@ -85,6 +101,10 @@ pub(super) async fn put_back(
     }
     if now.as_deref() != Some(fixed) {
         return Ok(Some(format!("`{name}` was changed since, and is left as it is")));
+    }
+    if let Some(row) = session.query(NEEDED, &[&name, &before]).await?.first() {
+        let why: String = row.get(0);
+        return Ok(Some(format!("`{name}` is left at {fixed}: {why}; set it when they are gone")));
     }
     write(session, name, before).await?;
     Ok(None)

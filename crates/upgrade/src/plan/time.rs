@@ -27,6 +27,8 @@ impl Interval {
     /// Returns an interval; the bounds may come in either order.
     pub fn new(a: f64, b: f64) -> Self {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
+        // no number stands for what has no end: it takes at least nothing
+        let low = if low.is_finite() { low } else { 0.0 };
         Self { low_s: low.max(0.0), high_s: high.is_finite().then_some(high.max(0.0)) }
     }
 

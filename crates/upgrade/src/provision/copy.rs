@@ -18,7 +18,8 @@ use crate::{
 /// The port in the name of the private socket; nothing listens on it.
 const PORT: u16 = 5432;
 const APPEAR_BUDGET: Duration = Duration::from_secs(15);
-const START_BUDGET: Duration = Duration::from_secs(120);
+/// A copy may have to replay all the log of a base backup before it lets anybody in; this only ends what hangs.
+const START_BUDGET: Duration = Duration::from_secs(24 * 3600);
 /// A copy may have to replay all the log of a base backup before it can stop.
 const STOP_BUDGET: Duration = Duration::from_secs(600);
 

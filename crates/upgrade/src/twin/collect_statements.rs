@@ -114,6 +114,13 @@ impl CollectStatements {
                     return Ok((statements, None));
                 }
                 Err(error) if error.sqlstate() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) => break,
+                Err(error) if !error.is_transient() => {
+                    let why = error.reason().unwrap_or_else(|| error.to_string());
+                    let why = format!(
+                        "pg_stat_statements cannot be read ({why}): update the extension, or name a file by `--statements`"
+                    );
+                    return Ok((Vec::new(), Some(why)));
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -43,9 +43,16 @@ pub struct Wishes {
 /// The port in the name of the twin's socket; nothing listens on it.
 const PORT: u16 = 50_434;
 /// Libraries that act by themselves once they are loaded: a twin must run no jobs.
-const ACTING: [&str; 6] = ["pg_cron", "pg_partman_bgw", "pglogical", "bdr", "pg_net", "pgactive"];
+const ACTING: [&str; 9] =
+    ["pg_cron", "pg_partman_bgw", "pglogical", "bdr", "pg_net", "pgactive", "timescaledb", "citus", "pg_squeeze"];
 
 const LIBRARIES: &str = "SELECT pg_catalog.current_setting('shared_preload_libraries')";
+
+/// Returns a library's name without its place and quotes.
+fn bare(library: &str) -> &str {
+    let name = library.trim_matches('"');
+    name.rsplit('/').next().unwrap_or(name).trim_end_matches(".so")
+}
 
 /// Returns the configuration of the twin of an upgrade.
 ///
@@ -54,7 +61,7 @@ const LIBRARIES: &str = "SELECT pg_catalog.current_setting('shared_preload_libra
 pub async fn config(of: &Config, source: &Cluster) -> Result<Config, PgError> {
     let session = source.db(&of.source.database).await?;
     let loaded: String = session.query_one(LIBRARIES, &[]).await?.get(0);
-    let kept: Vec<_> = loaded.split(',').map(str::trim).filter(|library| !ACTING.contains(library)).collect();
+    let kept: Vec<_> = loaded.split(',').map(str::trim).filter(|library| !ACTING.contains(&bare(library))).collect();
     let mut config = of.clone();
     let beside = |path: &PathBuf, with: &str| {
         let mut path = path.clone().into_os_string();

@@ -269,3 +269,22 @@ async fn remedy_that_is_killed_anywhere_is_finished_by_resume_forward_and_back()
     }
     assert!(deaths >= 8 && seen.contains("fix.apply.between"), "{deaths} deaths at {seen:?}");
 }
+
+#[tokio::test]
+async fn what_somebody_else_relies_on_by_now_is_not_taken_back() {
+    let Some(site) = Site::start(15).await else { return };
+    let remedies = site.remedies().await;
+    assert_eq!(site.chain().fix(&remedies).await.unwrap(), Outcome::Done);
+    site.bed.restart(&[]).await;
+    site.world.source.forget().await;
+    let others = [
+        "SELECT pg_create_logical_replication_slot('others', 'pgoutput')",
+        "CREATE PUBLICATION others FOR TABLE no_key",
+    ];
+    site.bed.run("app", &others).await;
+    assert_unwound(site.chain().unwind("changed our minds").await);
+    // the source starts, and the others' table takes updates
+    site.bed.restart(&[]).await;
+    site.bed.run("app", &["INSERT INTO no_key VALUES (1); UPDATE no_key SET a = 2"]).await;
+    assert!(site.state().await.contains(&"setting wal_level logical".to_owned()));
+}
