@@ -76,7 +76,7 @@ fn plan_says_what_clients_see_of_each_route() {
         ),
         ("kind = \"command\"\ncommand = [\"lb\"]", "┌ write pause: clients wait, at most 2.0 s"),
     ] {
-        let ended = with_route(route).run(&["plan"]);
+        let ended = with_route(route).run(&["plan", "--steps"]);
         assert_eq!(ended.code, 0, "{}", ended.all());
         assert!(ended.stdout.contains(line), "{route}: `{line}` is not in:\n{}", ended.stdout);
     }
