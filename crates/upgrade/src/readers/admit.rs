@@ -43,7 +43,12 @@ impl Step<World> for Admit {
         // what a dead process sent through this connection must not happen after its successor has taken it back
         fence_lease::sign(world, &session).await?;
         session.batch(&access::admit(&saved)).await?;
-        standbys::let_in(cx, Side::Target, &saved).await;
+        if let Some(standby) = standbys::shut_out(cx, Side::Target, &saved).await.first() {
+            return Err(StepError::fatal(
+                format!("the right to connect has not reached the {standby}"),
+                "see that it follows the target, then try again",
+            ));
+        }
         // somebody may have passed the old rules just before, and the rights just after
         access::end_foreign(&session, &names, &world.source.application_name, &[]).await?;
         Ok(())

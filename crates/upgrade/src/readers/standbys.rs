@@ -99,9 +99,9 @@ pub async fn staleness(
 /// How long readers wait for a standby to let them in, once the cluster that it follows does.
 const LET_IN: Duration = Duration::from_secs(5);
 
-/// Waits until every standby of `side` shows the rights to connect that were given there; those that do not in time are told,
-/// and not waited for.
-pub async fn let_in(cx: &Cx<'_>, side: Side, given: &[Access]) {
+/// Waits until every standby of `side` shows the rights to connect that were given there; returns how those are called that do
+/// not in time.
+pub async fn shut_out(cx: &Cx<'_>, side: Side, given: &[Access]) -> Vec<String> {
     let world = cx.world;
     let names: Vec<_> = given.iter().map(|access| access.database.clone()).collect();
     let deadline = Instant::now() + LET_IN;
@@ -124,11 +124,16 @@ pub async fn let_in(cx: &Cx<'_>, side: Side, given: &[Access]) {
             }
         };
         let shown = tokio::time::timeout_at(deadline, shown).await;
-        if !matches!(shown, Ok(Ok(true))) {
-            cx.warn(format!("the {} does not let readers in yet: they are refused until it does", standby.called));
-        }
+        (!matches!(shown, Ok(Ok(true)))).then(|| standby.called.clone())
     };
-    join_all(world.readers.iter().map(one)).await;
+    join_all(world.readers.iter().map(one)).await.into_iter().flatten().collect()
+}
+
+/// Waits as [`shut_out`] does, where nothing can be taken back any more: those that do not let readers in are told.
+pub async fn let_in(cx: &Cx<'_>, side: Side, given: &[Access]) {
+    for standby in shut_out(cx, side, given).await {
+        cx.warn(format!("the {standby} does not let readers in yet: they are refused until it does"));
+    }
 }
 
 /// Returns how many transactions were committed and rolled back on the standbys of `side` since they began to count.
