@@ -9,9 +9,10 @@ use std::{
 
 use pgleap_saga::{Cx, Journal, PlanState};
 use pgleap_upgrade::{
-    Config, Standing, World, chain,
+    Config, Standing, World,
     guard::Launch,
     provision::{PrepareDatabases, prepare_databases::SourceFacts},
+    standing,
 };
 
 use crate::{errors::CommandError, exit::Exit};
@@ -165,7 +166,7 @@ pub fn new_id() -> String {
 /// # Errors
 /// If the journal cannot be read.
 pub fn standing(journal: &Journal) -> Result<Standing, CommandError> {
-    Ok(chain::standing(&journal.plans()?))
+    Ok(standing::standing(&journal.plans()?))
 }
 
 /// Returns what the source was when the upgrade began, if it came that far.

@@ -17,12 +17,14 @@ pub mod readers;
 pub mod rehearse;
 pub mod replicate;
 pub mod route;
+pub mod standing;
 pub mod switchover;
 pub mod timing;
 pub mod twin;
 pub mod verify;
 pub mod world;
 
-pub use chain::{Chain, Standing};
+pub use chain::Chain;
 pub use config::Config;
+pub use standing::Standing;
 pub use world::World;

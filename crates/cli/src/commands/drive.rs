@@ -1,11 +1,7 @@
 //! What every command that changes something has in common: the display, Ctrl-C, and the last words.
 
 use pgleap_saga::{EngineError, EventSink, Failure, Journal, Outcome, PlanState, Release, StopSignal};
-use pgleap_upgrade::{
-    Chain, Standing, World,
-    chain::{ChainError, standing},
-    timing::Timing,
-};
+use pgleap_upgrade::{Chain, Standing, World, chain::ChainError, standing::standing, timing::Timing};
 use serde::Serialize;
 
 use crate::{

@@ -7,8 +7,9 @@ use pgleap_saga::{Direction, PlanState, Record, RecordKind, Reversal, StepDescri
 use pgleap_upgrade::{
     Standing,
     approvals::{Gate, State},
-    chain, fix,
+    fix,
     provision::prepare_databases::SourceFacts,
+    standing,
     timing::{Waiting, waiting},
 };
 use serde::Serialize;
@@ -69,7 +70,7 @@ impl View {
         records: &[Record],
         waiting: Option<Waiting>,
     ) -> Self {
-        let standing = chain::standing(plans);
+        let standing = standing::standing(plans);
         let fixes = fix::applied(plans).into_iter().filter_map(fix::remedy).map(|remedy| remedy.finding).collect();
         let interrupted = fix::open(plans).is_some();
         // where the upgrade stands is said by its own plans

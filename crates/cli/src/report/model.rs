@@ -6,10 +6,11 @@ use jiff::Timestamp;
 use pgleap_canary::Window;
 use pgleap_saga::{Journal, PlanState, Record, RecordKind, StepStatus};
 use pgleap_upgrade::{
-    Standing, chain,
+    Standing,
     pg::Side,
     plan::history::Compared,
     provision::{prepare_databases::SourceFacts, start_target::Started},
+    standing,
     verify::converge::Comparison,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -229,7 +230,7 @@ impl Report {
         };
         let facts: Option<SourceFacts> = newest(&records, "provision.prepare_databases");
         let target: Option<Started> = newest(&records, "provision.start_target");
-        let standing = chain::standing(&plans);
+        let standing = standing::standing(&plans);
         let switchovers: Vec<_> = plans
             .iter()
             .filter(|plan| plan.kind == "switchover")
