@@ -100,7 +100,7 @@ pub async fn poolers(of: &[Pooler]) -> Result<Vec<Ward>, Vec<WorldError>> {
 /// Every password that could not be had, at once.
 pub async fn wards(config: &Config) -> Result<Vec<Ward>, Vec<WorldError>> {
     match &config.route.kind {
-        RouteKind::PgBouncer => poolers(&config.route.poolers).await,
+        RouteKind::PgBouncer { .. } => poolers(&config.route.poolers).await,
         RouteKind::Command(program) => {
             let source = Address { host: config.source.host.clone(), port: config.source.port };
             let target = Address { host: config.target.host.clone(), port: config.target.port };

@@ -90,12 +90,14 @@ fn the_configuration_in_the_readme_is_right_with_and_without_its_optional_lines(
 fn the_configurations_of_guards_in_the_documents_are_right() {
     let text = read("docs/guards.md");
     let blocks: Vec<_> = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    let [guard, remote] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };
+    let [guard, remote, by_session] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };
     GuardConfig::parse(guard, Path::new("/")).unwrap();
     let (before, rest) =
         configuration().split_once("[[route.pgbouncer]]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     let (_, after) = rest.split_once("[fence]").unwrap();
     Config::parse(&format!("{before}{remote}[fence]{after}"), Path::new("/")).unwrap();
+    let (before, _) = before.split_once("[route]").unwrap();
+    Config::parse(&format!("{before}{by_session}[[route.pgbouncer]]{rest}"), Path::new("/")).unwrap();
 }
 
 #[test]

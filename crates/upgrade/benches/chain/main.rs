@@ -1,6 +1,6 @@
 //! What the chain costs, measured against the least that it could cost, in one run on one machine.
 //!
-//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|fleet|recover|sync|throughput|plan|footprint|check|warm …]`; each prints a table, then JSON.
+//! `cargo bench -p pgleap-upgrade --bench chain [-- stall|fleet|hosts|recover|sync|throughput|plan|footprint|check|warm …]`; each prints a table, then JSON.
 //! Ratios are what counts: both sides of each are measured in turn, under the same load, so that whatever else the
 //! machine does meets both.
 
@@ -14,6 +14,7 @@ mod bare;
 mod bed;
 mod check;
 mod footprint;
+mod hosts;
 mod phases;
 mod plan;
 mod recover;
@@ -33,6 +34,9 @@ fn main() {
         }
         if wants("fleet") {
             stall::fleet().await;
+        }
+        if wants("hosts") {
+            hosts::run().await;
         }
         if wants("recover") {
             recover::run().await;

@@ -138,7 +138,10 @@ pub struct Route {
 #[derive(Debug, Clone)]
 pub enum RouteKind {
     /// PgBouncers.
-    PgBouncer,
+    PgBouncer {
+        /// What clients see: where they are pooled by session, none can be kept waiting without its connection being cut.
+        clients: Clients,
+    },
     /// The operator's own program.
     Command(Program),
     /// Nothing: clients know both servers, and look for the one that takes writes.
@@ -170,7 +173,7 @@ impl Route {
     /// Returns what it is capable of.
     pub fn capabilities(&self) -> Capabilities {
         match &self.kind {
-            RouteKind::PgBouncer => Capabilities { clients: Clients::Wait, outlives_host: false },
+            RouteKind::PgBouncer { clients } => Capabilities { clients: *clients, outlives_host: false },
             RouteKind::Command(Program { clients, outlives_host, .. }) => {
                 Capabilities { clients: *clients, outlives_host: *outlives_host }
             }
@@ -355,9 +358,15 @@ impl Config {
         let kind = match kind.as_deref() {
             Some("command") => RouteKind::Command(read_program(&mut route)),
             Some("multi_host") => RouteKind::MultiHost,
-            _ => RouteKind::PgBouncer,
+            _ => {
+                let clients = [("wait", Clients::Wait), ("reconnect", Clients::Reconnect)];
+                RouteKind::PgBouncer { clients: route.choice("clients", Clients::Wait, &clients) }
+            }
         };
-        let waits = matches!(&kind, RouteKind::PgBouncer | RouteKind::Command(Program { clients: Clients::Wait, .. }));
+        let waits = match &kind {
+            RouteKind::PgBouncer { clients } | RouteKind::Command(Program { clients, .. }) => *clients == Clients::Wait,
+            RouteKind::MultiHost => false,
+        };
         if waits && route.has("finish") {
             route.problem("finish", "is for routes that cut connections: here transactions go on to their ends");
         }
@@ -378,10 +387,10 @@ impl Config {
             route.problem("tls", "is missing: guards on other hosts are called with a certificate");
         }
         match kind {
-            RouteKind::PgBouncer if poolers.is_empty() => {
+            RouteKind::PgBouncer { .. } if poolers.is_empty() => {
                 route.problem("pgbouncer", "is missing: name each PgBouncer by a [[route.pgbouncer]] table");
             }
-            RouteKind::PgBouncer => {}
+            RouteKind::PgBouncer { .. } => {}
             _ if !poolers.is_empty() => {
                 route.problem("pgbouncer", "is for kind `pgbouncer` alone: only one route is moved");
             }
@@ -393,7 +402,7 @@ impl Config {
         let writers = [(&source_part.host, source_part.port), (&target_part.host, target_part.port)];
         let writers = writers.map(|(host, port)| Address { host: host.clone(), port });
         let readers_part = Readers::read(&mut readers, &writers);
-        if !readers_part.pools.is_empty() && !matches!(kind, RouteKind::PgBouncer) {
+        if !readers_part.pools.is_empty() && !matches!(kind, RouteKind::PgBouncer { .. }) {
             readers.problem("pool", "needs a route of kind `pgbouncer`: no other can lead readers");
         }
         root.absorb(readers);
@@ -599,6 +608,12 @@ mod tests {
         let RouteKind::Command(program) = config.route.kind else { panic!("{:?}", config.route) };
         assert_eq!(program.command, ["/base/./lb.sh", "lb1"]);
         assert_eq!(program.name(), "lb.sh");
+
+        let pooler = "[[route.pgbouncer]]\nadmin = \"host=/ user=u\"\nini = \"/i\"";
+        let by_session = route(&format!("kind = \"pgbouncer\"\nclients = \"reconnect\"\nfinish = \"100ms\"\n{pooler}"));
+        assert_eq!(by_session.unwrap().route.capabilities().clients, Clients::Reconnect);
+        let never = route(&format!("kind = \"pgbouncer\"\nclients = \"errors\"\n{pooler}")).unwrap_err();
+        assert!(never[0].contains("`route.clients` is `errors`"), "{never:?}");
 
         let wrong = "kind = \"command\"\nclients = \"sleep\"\ntimeout = \"1h\"\nfinish = \"1s\"\n[[route.pgbouncer]]\n\
                      admin = \"host=/\"\nini = \"/i\"";

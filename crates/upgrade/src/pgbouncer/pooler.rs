@@ -160,10 +160,12 @@ impl PgBouncer {
                     let clients = admin.show("CLIENTS").await?;
                     return Err(StepError::fatal(
                         format!(
-                            "PgBouncer {} still has {servers} server connections for `{}`: a transaction does not end",
+                            "PgBouncer {} still has {servers} server connections for `{}`: a transaction does not end, or, in \
+                             session pooling, a client does not leave",
                             self.pooler, entry.name
                         ),
-                        "find it in `SHOW SERVERS` there and in pg_stat_activity, wait until it has ended, then try again",
+                        "find it in `SHOW SERVERS` there and in pg_stat_activity, wait until it has ended, then try again; \
+                         for session pooling set `clients = \"reconnect\"` under `[route]`",
                     )
                     .because(holding(&clients, &entry.name)));
                 }

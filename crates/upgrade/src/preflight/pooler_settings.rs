@@ -6,7 +6,7 @@ use super::{
     finding::listed,
     pooler::Console,
 };
-use crate::{switchover::hot::GRACE, world::World};
+use crate::{route::Clients, switchover::hot::GRACE, world::World};
 
 pub(super) const ABOUT: About = About {
     check: "pooler_settings",
@@ -21,6 +21,7 @@ pub(super) const ABOUT: About = About {
             "pooler.session_pooling",
             Applied::ByHand("whether transactions may be pooled depends on the application."),
         ),
+        warning("pooler.cut_for_nothing", Applied::ByHand("`pgleap.toml` is its owner's.")),
     ],
 };
 
@@ -60,16 +61,28 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
     let leading = console.entries_to_source(world, None);
     let by_session: Vec<_> =
         leading.iter().filter(|entry| mode(&entry.pool_mode) == "session").map(|entry| entry.name.as_str()).collect();
-    if !by_session.is_empty() {
+    let waits = world.route.capabilities.clients == Clients::Wait;
+    if waits && !by_session.is_empty() {
         let message = format!("entries of PgBouncer {pooler} pool by session: {}", listed(&by_session));
         findings.push(
             Finding::warning("pooler.session_pooling", message)
                 .objects(by_session)
                 .because("a pause waits until every client has left, so the switchover is held while any is connected")
                 .fix(format!(
-                    "pool_mode = transaction  ; in {}, then RELOAD, if the application allows",
+                    "clients = \"reconnect\"  # in pgleap.toml under [route]: idle sessions are cut, and clients that \
+                     connect anew wait; or, if the application allows, pool_mode = transaction  ; in {}, then RELOAD",
                     console.ini().display()
                 )),
+        );
+    } else if !waits && by_session.is_empty() && !leading.is_empty() {
+        let message =
+            format!("no entry of PgBouncer {pooler} pools by session, and connections would be cut all the same");
+        findings.push(
+            Finding::warning("pooler.cut_for_nothing", message)
+                .because(
+                    "`route.clients` is \"reconnect\", which pools need from which clients do not leave by themselves",
+                )
+                .fix("clients = \"wait\"  # in pgleap.toml under [route]"),
         );
     }
     Ok(findings)

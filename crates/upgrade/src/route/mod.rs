@@ -416,7 +416,10 @@ impl Route {
         };
         let paused = async {
             self.begin_pause(all, &pause).await?;
-            self.drained(all, pause.deadline).await?;
+            // where connections have to be cut for it, a rehearsal cuts none
+            if self.capabilities.clients == Clients::Wait {
+                self.drained(all, pause.deadline).await?;
+            }
             self.each(all, |_| (Verb::Reload, AT_ONCE)).await
         };
         let paused = paused.await;

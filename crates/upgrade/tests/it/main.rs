@@ -20,6 +20,7 @@ mod readers;
 mod refuse;
 mod rig;
 mod sequences;
+mod session_pooling;
 mod standard;
 mod standby;
 mod steps;

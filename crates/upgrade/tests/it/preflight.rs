@@ -620,7 +620,7 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
         let report = Wishes { ini: bed.path("absent.ini"), ..wishes.clone() }.check().await;
         assert_says(&report, "pooler.query_wait_timeout", Severity::Blocker, &["after 1 s", "lease are 2.5 s"]);
         assert_says(&report, "pooler.server_login_retry", Severity::Warning, &["for 15 s", "server_login_retry = 1"]);
-        assert_says(&report, "pooler.session_pooling", Severity::Warning, &["`app`"]);
+        assert_says(&report, "pooler.session_pooling", Severity::Warning, &["`app`", "clients = \"reconnect\""]);
         assert_says(&report, "pooler.paused", Severity::Blocker, &["`app`", "RESUME \"app\""]);
         assert_says(&report, "pooler.ini_unreadable", Severity::Blocker, &["absent.ini"]);
         console(&spec).await.simple_query("RESUME app").await.unwrap();
