@@ -6,7 +6,7 @@ use pgleap_saga::StepError;
 use tokio_postgres::{
     Client, NoTls, Row, Statement,
     error::{DbError, SqlState},
-    types::ToSql,
+    types::{ToSql, Type},
 };
 
 /// A statement's parameters.
@@ -219,6 +219,15 @@ impl Session {
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, PgError> {
         let statement = self.prepare(sql).await?;
         self.within(self.client.query(&statement, params)).await
+    }
+
+    /// Returns all rows of a statement that is not asked again: it takes one round trip, and nothing of it is kept on either
+    /// side. Parameters come with their types.
+    ///
+    /// # Errors
+    /// [`PgError`], naming this place.
+    pub async fn query_once(&self, sql: &str, params: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>, PgError> {
+        self.within(self.client.query_typed(sql, params)).await
     }
 
     /// Returns the only row.

@@ -75,7 +75,11 @@ const ARRIVAL_BUDGET: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 impl Before<'_> {
-    async fn happened(self) -> Result<(), PgError> {
+    /// Waits until it has happened.
+    ///
+    /// # Errors
+    /// [`PgError::Silent`], if what the first side wrote does not arrive on the second.
+    pub async fn happened(self) -> Result<(), PgError> {
         let Self::Arrival { from, writer, follower } = self else { return Ok(()) };
         let written = marker::write(writer, from).await?;
         match marker::wait(follower, from, written.n, LOOK_EVERY, Instant::now() + ARRIVAL_BUDGET).await? {

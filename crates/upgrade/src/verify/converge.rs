@@ -1,18 +1,25 @@
 //! Compares every table while writes go on: what differs is looked at again once the target is past the source's snapshot.
+//!
+//! Sessions are opened once, and small tables wait together for what the source had written: most clusters have many of
+//! them, and a login, a marker's way and a look at replication each cost more than reading such a table.
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, future::try_join, stream};
+use futures::future::{try_join, try_join_all};
 use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
     compare::{Before, Pair, Status, TableResult, judge, pair, result},
-    fingerprint::{Method, PINNED, Table, UNHURRIED, differing, rows, tables},
+    fingerprint::{Method, PINNED, Table, UNHURRIED, differing, rows, tables, take},
 };
 use crate::{
     pg::{PgError, Session, Side},
@@ -51,6 +58,12 @@ impl Comparison {
 
 /// How often a table that differs is looked at before it counts as moving.
 const ROUNDS: usize = 4;
+/// Tables that wait together hold no more than this, so that little is written between the two looks at one of them …
+const TOGETHER_BYTES: i64 = 4 << 20;
+/// … and are no more than these.
+const TOGETHER: usize = 64;
+/// How often replication is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Opens a session in which a row's text is the same on every major.
 ///
@@ -68,36 +81,19 @@ pub async fn reading_session(world: &World, side: Side, database: &str) -> Resul
 /// If a side cannot be asked, or does not get what the other wrote.
 pub async fn compare_all(cx: &Cx<'_>, from: Side, databases: &[Database]) -> Result<Comparison, StepError> {
     let started = Instant::now();
-    let mut all = Comparison::default();
-    for database in databases {
-        let (writer, follower) = try_join(
-            reading_session(cx.world, from, &database.name),
-            reading_session(cx.world, from.other(), &database.name),
-        )
-        .await?;
-        let tables = tables(&writer, &follower, &cx.world.publication()).await?;
-        drop((writer, follower));
-        let (total, done) = (tables.len() as u64, AtomicU64::new(0));
-        let compare = async |table: &Table| -> Result<TableResult, StepError> {
-            let result = compare_one(cx.world, from, &database.name, table).await?;
-            let health = health::look(cx.world, from, databases).await?;
-            #[expect(clippy::cast_precision_loss, reason = "a chart's value")]
-            cx.sample("lag_bytes", health.lag_bytes as f64);
-            cx.progress(Progress {
-                text: format!("comparing database `{}`", database.name),
-                done: Some(done.fetch_add(1, Ordering::Relaxed) + 1),
-                total: Some(total),
-                unit: "tables",
-                ..Progress::default()
-            });
-            Ok(result)
-        };
-        // each job takes one core of each side in turn: clients need them more
-        let jobs = cx.world.config.budgets.verify_jobs as usize;
-        let comparisons: Vec<_> = tables.iter().map(compare).collect();
-        let results: Vec<_> = stream::iter(comparisons).buffer_unordered(jobs).try_collect().await?;
-        all.tables.extend(results);
-    }
+    let comparing = async {
+        let mut results: Vec<TableResult> = Vec::new();
+        for database in databases {
+            results.extend(compare_database(cx, from, &database.name).await?);
+        }
+        Ok::<_, StepError>(results)
+    };
+    let mut all = Comparison {
+        tables: tokio::select! {
+            compared = comparing => compared?,
+            failed = watch(cx, from, databases) => return Err(failed),
+        },
+    };
     all.tables.sort_by(|a, b| (&a.database, &a.table).cmp(&(&b.database, &b.table)));
     let (equal, moving) = all.counts();
     cx.note(format!(
@@ -110,12 +106,97 @@ pub async fn compare_all(cx: &Cx<'_>, from: Side, databases: &[Database]) -> Res
     Ok(all)
 }
 
-async fn compare_one(world: &World, from: Side, database: &str, table: &Table) -> Result<TableResult, PgError> {
-    let writer = &reading_session(world, from, database).await?;
-    let follower = &reading_session(world, from.other(), database).await?;
+/// Looks at replication until that fails.
+async fn watch(cx: &Cx<'_>, from: Side, databases: &[Database]) -> StepError {
+    loop {
+        match health::look(cx.world, from, databases).await {
+            #[expect(clippy::cast_precision_loss, reason = "a chart's value")]
+            Ok(health) => cx.sample("lag_bytes", health.lag_bytes as f64),
+            Err(error) => return error,
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn compare_database(cx: &Cx<'_>, from: Side, database: &str) -> Result<Vec<TableResult>, StepError> {
+    let open = async || {
+        try_join(reading_session(cx.world, from, database), reading_session(cx.world, from.other(), database)).await
+    };
+    let (writer, follower) = open().await?;
+    let tables = tables(&writer, &follower, &cx.world.publication()).await?;
+    drop((writer, follower));
+    let (total, done) = (tables.len() as u64, AtomicU64::new(0));
+    let queue = Mutex::new(together(tables).into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = async || -> Result<Vec<TableResult>, StepError> {
+        let (writer, follower) = open().await?;
+        let mut results = Vec::new();
+        while let Some(tables) = next() {
+            results.extend(compare_together(from, database, (&writer, &follower), &tables).await?);
+            let count = tables.len() as u64;
+            cx.progress(Progress {
+                text: format!("comparing database `{database}`"),
+                done: Some(done.fetch_add(count, Ordering::Relaxed) + count),
+                total: Some(total),
+                unit: "tables",
+                ..Progress::default()
+            });
+        }
+        Ok(results)
+    };
+    // each job takes one core of each side in turn: clients need them more
+    let jobs = (0..cx.world.config.budgets.verify_jobs).map(|_| work());
+    Ok(try_join_all(jobs).await?.into_iter().flatten().collect())
+}
+
+/// Divides tables, the largest first, into those that wait together: a large one waits alone.
+fn together(tables: Vec<Table>) -> Vec<Vec<Table>> {
+    let mut groups: Vec<Vec<Table>> = Vec::new();
+    let mut room = 0;
+    for table in tables {
+        match groups.last_mut() {
+            Some(group) if group.len() < TOGETHER && table.bytes <= room => {
+                room -= table.bytes;
+                group.push(table);
+            }
+            _ => {
+                room = TOGETHER_BYTES - table.bytes;
+                groups.push(vec![table]);
+            }
+        }
+    }
+    groups
+}
+
+async fn compare_together(
+    from: Side,
+    database: &str,
+    (writer, follower): (&Session, &Session),
+    tables: &[Table],
+) -> Result<Vec<TableResult>, PgError> {
     let arrival = Before::Arrival { from, writer, follower };
+    let mut sources = Vec::new();
+    for table in tables {
+        sources.push(take(writer, table, None).await?);
+    }
+    arrival.happened().await?;
+    let mut results = Vec::new();
+    for (table, source) in tables.iter().zip(sources) {
+        let latest = Pair { source, target: take(follower, table, None).await? };
+        results.push(settle(database, (writer, follower), table, latest, arrival).await?);
+    }
+    Ok(results)
+}
+
+/// Judges a table by its first comparison, and by further ones where that differs.
+async fn settle(
+    database: &str,
+    (writer, follower): (&Session, &Session),
+    table: &Table,
+    mut latest: Pair,
+    arrival: Before<'_>,
+) -> Result<TableResult, PgError> {
     let mut table = table.clone();
-    let mut latest = pair(writer, follower, &table, None, arrival).await?;
     let counted = rows(&latest.source);
     let mut earlier: Option<Pair> = None;
     let mut round = 1;
@@ -187,5 +268,28 @@ impl Step<World> for CompareTables {
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(bytes: i64) -> Table {
+        let (schema, name) = ("public".to_owned(), bytes.to_string());
+        Table { schema, name, columns: Vec::new(), key: Vec::new(), estimated_rows: 0.0, bytes, method: Method::Record }
+    }
+
+    #[test]
+    fn small_tables_wait_together_and_large_ones_alone() {
+        let sizes = |sizes: &[i64]| -> Vec<Vec<i64>> {
+            let groups = together(sizes.iter().copied().map(table).collect());
+            groups.iter().map(|group| group.iter().map(|table| table.bytes).collect()).collect()
+        };
+        let (large, half) = (TOGETHER_BYTES + 1, TOGETHER_BYTES / 2);
+        assert_eq!(sizes(&[large, large, half, half, 8192, 0]), [&[large][..], &[large], &[half, half], &[8192, 0]]);
+        assert_eq!(sizes(&[]), Vec::<Vec<i64>>::new());
+        let empty = sizes(&[0; TOGETHER + 1]);
+        assert_eq!((empty[0].len(), empty[1].len()), (TOGETHER, 1), "a marker's way is not waited for without end");
     }
 }

@@ -1,8 +1,19 @@
 //! How tables are compared, against what the servers say themselves.
 
-use pgleap_upgrade::verify::fingerprint::{Method, tables};
+use pgleap_saga::Cx;
+use pgleap_upgrade::{
+    pg::Side,
+    provision::PrepareDatabases,
+    verify::{
+        converge::compare_all,
+        fingerprint::{Method, tables},
+    },
+};
 
-use crate::bed::{Bed, ask, client, end, guard, small};
+use crate::{
+    bed::{Bed, ask, client, end, guard, output, small},
+    rig::assert_done,
+};
 
 /// A table for each type that a column can have, its arrays and ranges too, and some made of them; each has one empty row.
 const TABLE_OF_EACH_TYPE: &str = r#"
@@ -64,4 +75,39 @@ async fn tables_are_hashed_as_records_just_where_the_server_can() {
     for major in [15, 18] {
         method_of_each_type(major).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tables_are_compared_in_few_sessions() {
+    const TABLES: &str = "DO $$ BEGIN
+        FOR n IN 1..150 LOOP
+            EXECUTE format('CREATE TABLE many_%s (id int PRIMARY KEY, t text)', n);
+            EXECUTE format('INSERT INTO many_%s SELECT i, i FROM generate_series(1, %s) AS i', n, n);
+        END LOOP; END $$";
+    const SESSIONS: &str = "SELECT sessions::text FROM pg_stat_database WHERE datname = 'shop'";
+    let bed = Bed::start(small(15, 18, "many")).await;
+    let _guard = guard(&bed.lab);
+    let source = bed.lab.directly(bed.lab.source_port, "shop");
+    client(&source).await.batch_execute(TABLES).await.unwrap();
+    assert_done(bed.chain().run().await);
+    let databases = output::<PrepareDatabases>(&bed.world, &bed.journal).databases;
+    let sessions = async || ask(&source, SESSIONS).await[0].parse::<u32>().unwrap();
+    let before = sessions().await;
+    let cx = Cx::standalone(&bed.world, &bed.journal);
+    let comparison = compare_all(&cx, Side::Source, &databases).await.unwrap();
+    let opened = sessions().await - before;
+    let (equal, moving) = comparison.counts();
+    assert!(equal > 150 && moving == 0, "{equal} equal, {moving} moving");
+    assert!(opened < 20, "{opened} sessions for {equal} tables");
+
+    // each of those that are looked at together is judged by itself
+    let target = client(&bed.lab.directly(bed.lab.target_port, "shop")).await;
+    target
+        .batch_execute("UPDATE many_3 SET t = 'other' WHERE id = 2; DELETE FROM many_70 WHERE id > 60")
+        .await
+        .unwrap();
+    let comparison = compare_all(&cx, Side::Source, &databases).await.unwrap();
+    let different: Vec<_> = comparison.different().iter().map(|table| table.table.as_str()).collect();
+    assert_eq!(different, ["public.many_3", "public.many_70"]);
+    end(bed.lab).await;
 }
