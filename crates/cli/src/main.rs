@@ -10,6 +10,7 @@ mod errors;
 mod exit;
 mod interrupt;
 mod out;
+mod page;
 mod planning;
 mod report;
 mod second;

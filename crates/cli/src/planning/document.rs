@@ -1,9 +1,8 @@
 //! A document of headings, tables and checklists, as Markdown and as one HTML page that needs nothing else.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
-const STYLE: &str = include_str!("../report/report.css");
-const MORE: &str = include_str!("document.css");
+const STYLE: &str = include_str!("document.css");
 
 /// A document.
 pub struct Document {
@@ -97,36 +96,22 @@ impl Document {
 
     /// Returns it as a page.
     pub fn html(&self) -> String {
-        let page = html! {
-            (DOCTYPE)
-            html lang="en" {
-                head {
-                    meta charset="utf-8";
-                    meta name="viewport" content="width=device-width, initial-scale=1";
-                    meta name="color-scheme" content="light dark";
-                    title { (self.title) }
-                    style { (PreEscaped(STYLE)) (PreEscaped(MORE)) }
-                }
-                body {
-                    main {
-                        header {
-                            p.kicker { (self.kicker) }
-                            h1 { (self.title) }
-                            @for fact in &self.facts { p.facts { (inline(fact)) } }
-                        }
-                        @for section in &self.sections {
-                            section {
-                                h2 { (section.title) }
-                                @if !section.note.is_empty() { p.note { (inline(&section.note)) } }
-                                @for block in &section.blocks { (block.html()) }
-                            }
-                        }
-                    }
-                    footer { (self.footer) }
+        let main = html! {
+            header {
+                p.kicker { (self.kicker) }
+                h1 { (self.title) }
+                @for fact in &self.facts { p.facts { (inline(fact)) } }
+            }
+            @for section in &self.sections {
+                section {
+                    h2 { (section.title) }
+                    @if !section.note.is_empty() { p.note { (inline(&section.note)) } }
+                    @for block in &section.blocks { (block.html()) }
                 }
             }
         };
-        page.into_string()
+        let footer = html! { (self.footer) };
+        crate::page::page(&self.title, STYLE, &main, &footer).into_string()
     }
 }
 

@@ -1,11 +1,11 @@
 //! The report as one page that needs nothing else: no scripts, no fonts, no network.
 
 use jiff::Timestamp;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use pgleap_upgrade::{Standing, plan::history::Compared};
 
 use super::{
-    STYLE, chart,
+    chart,
     model::{Boundary, Report, Switchover, Verification},
     table::{COLUMNS, UNKNOWN, count, row, total},
 };
@@ -14,53 +14,40 @@ use crate::{display::text, planning::interval};
 /// Returns the page.
 pub(super) fn page(report: &Report) -> Markup {
     let title = format!("{} → {}", report.source_version.as_deref().unwrap_or("?"), report.target_version);
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { "PostgreSQL " (title) ", " (report.name) }
-                style { (PreEscaped(STYLE)) }
+    let main = html! {
+        (head(report, &title))
+        (figures(report))
+        (costs(report))
+        section {
+            h2 { "Timeline" }
+            p.note {
+                "Times are UTC. Phases are drawn to scale, the shortest widened to be seen"
+                @if report.switchovers.iter().any(|switchover| switchover.paused_at.is_some()) {
+                    "; a line marks the moment when clients waited"
+                }
+                "."
             }
-            body {
-                main {
-                    (head(report, &title))
-                    (figures(report))
-                    (costs(report))
-                    section {
-                        h2 { "Timeline" }
-                        p.note {
-                            "Times are UTC. Phases are drawn to scale, the shortest widened to be seen"
-                            @if report.switchovers.iter().any(|switchover| switchover.paused_at.is_some()) {
-                                "; a line marks the moment when clients waited"
-                            }
-                            "."
-                        }
-                        (chart::timeline(report))
-                    }
-                    (switchovers(report))
-                    (proofs(report))
-                    @if !report.lag.is_empty() {
-                        section {
-                            h2 { "Replication lag" }
-                            p.note { "How far the target was behind the source while it caught up, in bytes of WAL." }
-                            (chart::lag(report))
-                        }
-                    }
-                    (foretold(report))
-                    (left_out(report))
-                    (steps(report))
-                }
-                footer {
-                    "pgleap " (env!("CARGO_PKG_VERSION"))
-                    @if let Some(id) = &report.upgrade_id { " · upgrade " (id) }
-                    " · made from the journal on " (date(report.generated_at)) " " (chart::clock(report.generated_at)) " UTC"
-                }
+            (chart::timeline(report))
+        }
+        (switchovers(report))
+        (proofs(report))
+        @if !report.lag.is_empty() {
+            section {
+                h2 { "Replication lag" }
+                p.note { "How far the target was behind the source while it caught up, in bytes of WAL." }
+                (chart::lag(report))
             }
         }
-    }
+        (foretold(report))
+        (left_out(report))
+        (steps(report))
+    };
+    let footer = html! {
+        "pgleap " (env!("CARGO_PKG_VERSION"))
+        @if let Some(id) = &report.upgrade_id { " · upgrade " (id) }
+        " · made from the journal on " (date(report.generated_at)) " " (chart::clock(report.generated_at)) " UTC"
+    };
+    crate::page::page(&format!("PostgreSQL {title}, {}", report.name), "", &main, &footer)
 }
 
 fn date(at: Timestamp) -> String {

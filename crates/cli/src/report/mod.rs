@@ -19,9 +19,6 @@ pub use model::Report;
 
 use crate::{errors::CommandError, exit::Exit};
 
-/// The look of every page.
-pub const STYLE: &str = include_str!("report.css");
-
 /// Where a report was written.
 pub struct Written {
     /// For people.

@@ -1,11 +1,11 @@
 //! What a check found, as one page that needs nothing else, in the look of the report.
 
 use jiff::Timestamp;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use pgleap_upgrade::preflight::{Finding, Severity};
 
 use super::Checked;
-use crate::{display::text, report::STYLE};
+use crate::display::text;
 
 /// What the report has no need of.
 const OWN: &str = "
@@ -32,56 +32,44 @@ pub(super) fn page(checked: &Checked<'_>) -> Markup {
     };
     let grade = |n: usize, class: &'static str| if n == 0 { "good" } else { class };
     let (blockers, warnings) = (checked.count(Severity::Blocker), checked.count(Severity::Warning));
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { "Preflight: PostgreSQL " (title) ", " (checked.source) }
-                style { (PreEscaped(STYLE)) (PreEscaped(OWN)) }
-            }
-            body {
-                main {
-                    header {
-                        p.kicker { "PostgreSQL upgrade preflight" }
-                        h1 {
-                            (title) " "
-                            span class={ "verdict " (if clear { "good" } else { "bad" }) } {
-                                (if clear { "clear" } else { "not clear" })
-                            }
-                        }
-                        p.facts { (checked.source) " · looked at on " (moment(checked.at)) " · nothing was changed" }
-                    }
-                    section {
-                        div.figures {
-                            (figure(blockers, "Blockers", "the upgrade does not begin", grade(blockers, "bad")))
-                            (figure(warnings, "Warnings", "to be decided by somebody", grade(warnings, "open")))
-                            (figure(checked.count(Severity::Note), "Notes", "worth knowing", ""))
-                            (figure(fixable.len(), "Remedies", "that pgleap can apply", ""))
-                        }
-                    }
-                    @for (severity, heading) in super::GROUPS {
-                        @if checked.count(severity) > 0 {
-                            section {
-                                h2 { (heading) }
-                                @for finding in checked.of(severity) { (article(finding)) }
-                            }
-                        }
-                    }
-                    @if !fixable.is_empty() {
-                        section {
-                            h2 { "What pgleap can do" }
-                            p.note { "It shows every statement, asks, writes down what is there before, and puts it back on request." }
-                            pre { "pgleap check --fix " (fixable.join(" ")) }
-                        }
-                    }
+    let main = html! {
+        header {
+            p.kicker { "PostgreSQL upgrade preflight" }
+            h1 {
+                (title) " "
+                span class={ "verdict " (if clear { "good" } else { "bad" }) } {
+                    (if clear { "clear" } else { "not clear" })
                 }
-                footer { "pgleap " (env!("CARGO_PKG_VERSION")) " · what each check reads, and why: pgleap check --explain" }
+            }
+            p.facts { (checked.source) " · looked at on " (moment(checked.at)) " · nothing was changed" }
+        }
+        section {
+            div.figures {
+                (figure(blockers, "Blockers", "the upgrade does not begin", grade(blockers, "bad")))
+                (figure(warnings, "Warnings", "to be decided by somebody", grade(warnings, "open")))
+                (figure(checked.count(Severity::Note), "Notes", "worth knowing", ""))
+                (figure(fixable.len(), "Remedies", "that pgleap can apply", ""))
             }
         }
-    }
+        @for (severity, heading) in super::GROUPS {
+            @if checked.count(severity) > 0 {
+                section {
+                    h2 { (heading) }
+                    @for finding in checked.of(severity) { (article(finding)) }
+                }
+            }
+        }
+        @if !fixable.is_empty() {
+            section {
+                h2 { "What pgleap can do" }
+                p.note { "It shows every statement, asks, writes down what is there before, and puts it back on request." }
+                pre { "pgleap check --fix " (fixable.join(" ")) }
+            }
+        }
+    };
+    let footer =
+        html! { "pgleap " (env!("CARGO_PKG_VERSION")) " · what each check reads, and why: pgleap check --explain" };
+    crate::page::page(&format!("Preflight: PostgreSQL {title}, {}", checked.source), OWN, &main, &footer)
 }
 
 fn moment(at: Timestamp) -> String {
