@@ -176,7 +176,7 @@ pub fn work(stages: &[Stage]) -> Interval {
 }
 
 fn by_copy(method: Method, basis: Basis<'_>) -> Vec<Stage> {
-    let Basis { facts, wishes, rates, .. } = basis;
+    let facts = basis.facts;
     let mut stages = vec![prepare(basis), copy(method, basis)];
     let so_far = total(&stages);
     if facts.engine == Engine::SelfManaged {
@@ -186,15 +186,24 @@ fn by_copy(method: Method, basis: Basis<'_>) -> Vec<Stage> {
     stages.push(analyze(basis));
     stages.push(lag(method, basis, total(&stages)));
     stages.push(verify("compare", basis, VERIFY));
-    stages.push(waiting("follow", wishes.follow, "`plan.follow`: the target follows while people look at it"));
+    stages.extend(move_over(basis, method.is_run_by_pgleap(facts.engine)));
+    stages
+}
+
+/// What comes when both sides are equal: following, the switchover, the proof after it if there is one, soaking.
+fn move_over(basis: Basis<'_>, is_proven: bool) -> Vec<Stage> {
+    let Basis { wishes, rates, .. } = basis;
     let switch = rates.switchover;
-    stages.push(stage(
-        "switch over",
-        Interval::new(switch.low, switch.high),
-        format!("with all that is prepared for it: {}", Rates::words(switch)),
-        &[],
-    ));
-    if method.is_run_by_pgleap(facts.engine) {
+    let mut stages = vec![
+        waiting("follow", wishes.follow, "`plan.follow`: the target follows while people look at it"),
+        stage(
+            "switch over",
+            Interval::new(switch.low, switch.high),
+            format!("with all that is prepared for it: {}", Rates::words(switch)),
+            &[],
+        ),
+    ];
+    if is_proven {
         stages.push(verify("prove equal", basis, &["switchover.prove_equal"]));
     }
     stages.push(waiting("soak", wishes.soak, "`plan.soak`: the way back is kept"));
@@ -333,7 +342,7 @@ fn verify(name: &str, basis: Basis<'_>, steps: &[&str]) -> Stage {
 }
 
 fn by_rows(basis: Basis<'_>) -> Vec<Stage> {
-    let Basis { facts, wishes, rates, .. } = basis;
+    let Basis { facts, rates, .. } = basis;
     let (rows, indexes) = (float(facts.sum(|d| d.table_bytes)), float(facts.sum(|d| d.index_bytes)));
     let rate = rates.rows;
     let bytes = rows + indexes;
@@ -350,15 +359,7 @@ fn by_rows(basis: Basis<'_>) -> Vec<Stage> {
     ];
     stages.push(lag(Method::LogicalCopy, basis, total(&stages)));
     stages.push(verify("compare", basis, &[]));
-    stages.push(waiting("follow", wishes.follow, "`plan.follow`: the target follows while people look at it"));
-    let switch = rates.switchover;
-    stages.push(stage(
-        "switch over",
-        Interval::new(switch.low, switch.high),
-        format!("with all that is prepared for it: {}", Rates::words(switch)),
-        &[],
-    ));
-    stages.push(waiting("soak", wishes.soak, "`plan.soak`: the way back is kept"));
+    stages.extend(move_over(basis, false));
     stages
 }
 
