@@ -48,7 +48,9 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
     let plans = journal.plans()?;
     if let Some(left) = plans.last().filter(|plan| !matches!(plan.outcome, Some(Outcome::Unwound { .. }))) {
         out.say("taking away the twin that an interrupted rehearsal left");
-        destroy(&world, &journal, &events, &left.id, &wishes).await?;
+        // the configuration may say otherwise by now
+        let made = site.of_twin(twin::made_by(&site.config, left)).world(world.id.clone()).await?;
+        destroy(&made, &journal, &events, &left.id, &wishes).await?;
     }
     let host = preflight::check_host(&world).await;
     if !host.is_clear() {
@@ -210,6 +212,17 @@ fn render(report: &Report, paint: Paint) -> String {
             ),
         },
     );
+    if report.hidden.statements > 0 {
+        say(
+            "hidden",
+            format!(
+                "{} of other roles, with {:.0} % of the time, are not shown to this role: \
+                 `GRANT pg_read_all_stats` lets it explain them too",
+                text::plural(usize::try_from(report.hidden.statements).unwrap_or(usize::MAX), "statement"),
+                report.hidden.share * 100.0
+            ),
+        );
+    }
     if !report.unused.is_empty() {
         say("unused", format!("used before, by none of these now: {}", report.unused.join(", ")));
     }

@@ -58,7 +58,7 @@ impl Scene {
     }
 
     fn twins(&self) -> Vec<std::path::PathBuf> {
-        let places = ["w.twin", "target.twin"].map(|name| self.lab.spec.dir.join(name));
+        let places = ["w.twin", "target.twin", "v.twin", "elsewhere.twin"].map(|name| self.lab.spec.dir.join(name));
         places.into_iter().filter(|path| Path::new(path).exists()).collect()
     }
 }
@@ -140,6 +140,11 @@ async fn a_twin_whose_maker_was_killed_is_taken_away_by_the_next() {
     let output = killed.output().await.unwrap();
     assert_eq!(output.status.code(), None, "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(scene.twins().len(), 2, "it was killed with a twin that runs");
+    // the places of then count, not those that somebody wrote since
+    let config = scene.lab.config_text();
+    let moved = config.replace("/target\"", "/elsewhere\"").replace("/w\"", "/v\"");
+    assert_ne!(config, moved);
+    std::fs::write(scene.lab.config_path(), moved).unwrap();
     let output = scene.run(&[]).await;
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{told}");

@@ -1,5 +1,6 @@
 //! Which statements the source runs, and the settings that its plans are made with.
 
+use futures::future::try_join;
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::error::SqlState;
@@ -38,6 +39,18 @@ pub struct Collected {
     pub settings: Vec<(String, String)>,
     /// Why there are no statements.
     pub missing: Option<String>,
+    /// What the role may not see of others.
+    #[serde(default)]
+    pub hidden: Hidden,
+}
+
+/// Statements whose texts are not shown: those of other roles, to one that is not in `pg_read_all_stats`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Hidden {
+    /// How many.
+    pub statements: i64,
+    /// Their part of the time that all statements took, from 0 to 1.
+    pub share: f64,
 }
 
 /// Where the view is, in this database.
@@ -77,27 +90,50 @@ pub fn split(text: &str) -> Vec<String> {
     statements.iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect()
 }
 
-impl CollectStatements {
-    async fn heaviest(&self, session: &Session, schema: &str) -> Result<Vec<Statement>, PgError> {
-        let sql = format!(
-            "SELECT d.datname::text, s.query, sum(s.calls)::bigint, sum(s.total_exec_time)::float8
-               FROM {}.pg_stat_statements AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.dbid
-              WHERE s.query !~* 'pgleap|pg_stat_statements' GROUP BY 1, 2 ORDER BY 4 DESC LIMIT 10000",
-            ident::quote(schema)
-        );
-        let rows = session.query(&sql, &[]).await?;
-        let statements = rows.iter().map(|row| Statement {
-            database: row.get(0),
-            text: row.get::<_, Option<String>>(1).unwrap_or_default(),
-            ran: Some((row.get(2), row.get(3))),
-        });
-        Ok(statements.filter(|statement| is_explained(&statement.text)).collect())
-    }
+/// What was found of the statements.
+#[derive(Default)]
+struct Found {
+    statements: Vec<Statement>,
+    hidden: Hidden,
+    missing: Option<String>,
+}
 
-    async fn statements(&self, cx: &Cx<'_>) -> Result<(Vec<Statement>, Option<String>), StepError> {
+/// Returns the statements of these databases that have a plan, the heaviest first.
+async fn heaviest(session: &Session, schema: &str, databases: &[String]) -> Result<Vec<Statement>, PgError> {
+    let sql = format!(
+        "SELECT d.datname::text, s.query, sum(s.calls)::bigint, sum(s.total_exec_time)::float8
+           FROM {}.pg_stat_statements AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.dbid
+          WHERE s.query !~* 'pgleap|pg_stat_statements' AND d.datname = ANY ($1)
+          GROUP BY 1, 2 ORDER BY 4 DESC LIMIT 10000",
+        ident::quote(schema)
+    );
+    let rows = session.query(&sql, &[&databases]).await?;
+    let statements = rows.iter().map(|row| Statement {
+        database: row.get(0),
+        text: row.get::<_, Option<String>>(1).unwrap_or_default(),
+        ran: Some((row.get(2), row.get(3))),
+    });
+    Ok(statements.filter(|statement| is_explained(&statement.text)).collect())
+}
+
+/// Counts what the view has of these databases and does not show; it says so in the place of the text.
+async fn hidden(session: &Session, schema: &str, databases: &[String]) -> Result<Hidden, PgError> {
+    let sql = format!(
+        "SELECT count(*) FILTER (WHERE is_hidden), coalesce(sum(ms) FILTER (WHERE is_hidden) / nullif(sum(ms), 0), 0)
+           FROM (SELECT s.total_exec_time AS ms, s.query = '<insufficient privilege>' AS is_hidden
+                   FROM {}.pg_stat_statements AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.dbid
+                  WHERE d.datname = ANY ($1)) AS seen",
+        ident::quote(schema)
+    );
+    let row = session.query_one(&sql, &[&databases]).await?;
+    Ok(Hidden { statements: row.get(0), share: row.get(1) })
+}
+
+impl CollectStatements {
+    async fn statements(&self, cx: &Cx<'_>) -> Result<Found, StepError> {
         if let Some(given) = &self.given {
             let one = |text: &String| Statement { database: None, text: text.clone(), ran: None };
-            return Ok((given.iter().map(one).collect(), None));
+            return Ok(Found { statements: given.iter().map(one).collect(), ..Found::default() });
         }
         let world = cx.world;
         let names = cx.output::<PrepareDatabases>()?.names();
@@ -105,13 +141,10 @@ impl CollectStatements {
         for name in std::iter::once(&world.config.source.database).chain(&names) {
             let session = world.source.db(name).await?;
             let Some(place) = session.query_opt(PLACE, &[]).await? else { continue };
-            match self.heaviest(&session, place.get(0)).await {
-                Ok(mut statements) => {
-                    statements.retain(|statement| {
-                        statement.database.as_ref().is_some_and(|database| names.contains(database))
-                    });
+            match try_join(heaviest(&session, place.get(0), &names), hidden(&session, place.get(0), &names)).await {
+                Ok((mut statements, hidden)) => {
                     statements.truncate(self.top as usize);
-                    return Ok((statements, None));
+                    return Ok(Found { statements, hidden, missing: None });
                 }
                 Err(error) if error.sqlstate() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) => break,
                 Err(error) if !error.is_transient() => {
@@ -119,13 +152,13 @@ impl CollectStatements {
                     let why = format!(
                         "pg_stat_statements cannot be read ({why}): update the extension, or name a file by `--statements`"
                     );
-                    return Ok((Vec::new(), Some(why)));
+                    return Ok(Found { missing: Some(why), ..Found::default() });
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         let why = "pg_stat_statements is not loaded, or is in no database of the source: name a file by `--statements`";
-        Ok((Vec::new(), Some(why.to_owned())))
+        Ok(Found { missing: Some(why.to_owned()), ..Found::default() })
     }
 }
 
@@ -147,11 +180,11 @@ impl Step<World> for CollectStatements {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<Collected, StepError> {
-        let (statements, missing) = self.statements(cx).await?;
+        let Found { statements, hidden, missing } = self.statements(cx).await?;
         let session = cx.world.source.db(&cx.world.config.source.database).await?;
         let settings = session.query(SETTINGS, &[]).await?;
         let settings = settings.iter().map(|row| (row.get(0), row.get(1))).collect();
-        Ok(Collected { statements, settings, missing })
+        Ok(Collected { statements, settings, missing, hidden })
     }
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {

@@ -12,7 +12,7 @@ mod report;
 mod restore_schema;
 
 pub use check_indexes::{CheckIndexes, Checked};
-pub use collect_statements::{CollectStatements, Collected, Statement, split};
+pub use collect_statements::{CollectStatements, Collected, Hidden, Statement, split};
 pub use explain::{ExplainAfter, ExplainBefore, Explained};
 pub use query_plan::{Difference, QueryPlan};
 pub use report::{Report, Stage, report};
@@ -20,7 +20,8 @@ pub use restore_schema::{RestoreSchema, Restored};
 
 use std::{path::PathBuf, time::Duration};
 
-use pgleap_saga::{Plan, StepError};
+use pgleap_saga::{Plan, PlanState, StepError};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Config,
@@ -97,10 +98,38 @@ pub async fn config(of: &Config, source: &Cluster) -> Result<Config, PgError> {
     Ok(config)
 }
 
+/// Where a twin is made, as its plan carries it in the journal: what it takes to remove it, whatever the configuration says
+/// by then.
+#[derive(Serialize, Deserialize)]
+struct Place {
+    work_dir: PathBuf,
+    data_dir: PathBuf,
+    version: u16,
+    bindirs: Vec<PathBuf>,
+}
+
+/// Returns the configuration of a twin that was made by `plan`: `today`, a twin's too, with the places of then.
+pub fn made_by(today: &Config, plan: &PlanState) -> Config {
+    let mut config = today.clone();
+    if let Ok(place) = serde_json::from_value::<Place>(plan.params.clone()) {
+        config.provider.work_dir = place.work_dir;
+        config.provider.bindirs = place.bindirs;
+        config.target.data_dir = place.data_dir;
+        config.target.version = place.version;
+    }
+    config
+}
+
 /// Returns the plan that makes a twin and looks at it. It is undone whatever comes of it.
 pub fn plan(id: String, config: &Config, wishes: &Wishes) -> Plan<World> {
     let target = &config.target;
-    Plan::new(id, "twin", serde_json::Value::Null)
+    let place = Place {
+        work_dir: config.provider.work_dir.clone(),
+        data_dir: target.data_dir.clone(),
+        version: target.version,
+        bindirs: config.provider.bindirs.clone(),
+    };
+    Plan::new(id, "twin", serde_json::json!(place))
         .then(provision::ClaimDirectories { data_dir: target.data_dir.display().to_string() })
         .then(provision::PrepareDatabases { marker: false })
         .then(CollectStatements { top: wishes.top, given: wishes.statements.clone() })
