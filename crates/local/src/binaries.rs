@@ -61,6 +61,43 @@ impl Installation {
     }
 }
 
+/// Which ICU a server was built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Icu {
+    /// It loads the library of this major, such as 72.
+    Linked(u16),
+    /// None: it refuses collations of that provider.
+    Without,
+}
+
+impl Installation {
+    /// Reads which ICU the server was built with; `None` if its file does not say, as one linked statically does not.
+    pub fn icu(&self) -> Option<Icu> {
+        let program = std::fs::read(self.tool("postgres")).ok()?;
+        icu_of(&program)
+    }
+}
+
+/// The name of the library that is loaded, or the message of a server that has none.
+fn icu_of(program: &[u8]) -> Option<Icu> {
+    const LIBRARY: &[u8] = b"libicui18n.";
+    const WITHOUT: &[u8] = b"ICU is not supported in this build";
+    let mut without = false;
+    for (at, _) in program.iter().enumerate().filter(|(_, byte)| **byte == b'l' || **byte == b'I') {
+        let rest = &program[at..];
+        without |= rest.starts_with(WITHOUT);
+        if let Some(version) = rest.strip_prefix(LIBRARY) {
+            let version = version.strip_prefix(b"so.").unwrap_or(version);
+            let digits = version.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let major = std::str::from_utf8(&version[..digits]).ok().and_then(|digits| digits.parse().ok());
+            if let Some(major) = major {
+                return Some(Icu::Linked(major));
+            }
+        }
+    }
+    without.then_some(Icu::Without)
+}
+
 /// Finds the programs of one major.
 ///
 /// Looks in `extra` first (each a directory of programs, or a root with `<major>/bin` below it), then in
@@ -177,6 +214,15 @@ fn list(paths: &[PathBuf]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn icu_is_told_by_the_library_that_a_server_loads() {
+        assert_eq!(icu_of(b"\0libicuuc.so.76\0libicui18n.so.76\0"), Some(Icu::Linked(76)));
+        assert_eq!(icu_of(b"/opt/libicui18n.72.dylib\0"), Some(Icu::Linked(72)));
+        assert_eq!(icu_of(b"\0ICU is not supported in this build\0"), Some(Icu::Without));
+        assert_eq!(icu_of(b"\0libicui18n.so\0"), None);
+    }
+
     use std::os::unix::fs::PermissionsExt;
 
     fn fake(dir: &Path, name: &str, says: &str) {

@@ -2,7 +2,7 @@
 
 use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName, fault_point};
 
-use super::{Present, SavePresent, Sessions, save_present::read, setting};
+use super::{Present, SavePresent, Sessions, save_present::read, setting, trigger::Firing};
 use crate::{
     pg::{PgError, Session},
     preflight::Fix,
@@ -55,7 +55,7 @@ impl Step<World> for Apply {
             }
             match (fix, present) {
                 (_, Present::Gone) => cx.note(format!("what was to be changed is gone: {}", fix.sql())),
-                (Fix::Setting { name, value, .. }, _) => setting::change(session, name, value).await?,
+                (Fix::Setting { name, value, restart }, _) => setting::change(session, name, value, *restart).await?,
                 (Fix::ReplicaIdentity { .. } | Fix::Trigger { .. }, _) => session.batch(&fix.sql()).await?,
             }
             fault_point!("fix.apply.between");
@@ -83,7 +83,8 @@ impl Step<World> for Apply {
                     words.extend(identity.put_back(session, index.as_deref()).await?);
                 }
                 (Fix::Trigger { mode, .. }, Present::Triggers { firing }) => {
-                    for trigger in firing {
+                    let made_since = Firing::made_since(session, &firing).await?;
+                    for trigger in firing.into_iter().chain(made_since) {
                         words.extend(trigger.put_back(session, *mode).await?);
                     }
                 }
@@ -106,10 +107,7 @@ async fn holds(session: &Session, fix: &Fix, present: &Present) -> Result<bool, 
         (Fix::Trigger { mode, .. }, Present::Triggers { firing }) => {
             firing.first().is_some_and(|trigger| trigger.is(*mode))
         }
-        // killed between the file and the reload, it is written and not read
-        (Fix::Setting { name, value, .. }, Present::Setting { value: now }) if now.as_ref() == Some(value) => {
-            setting::is_taken(session, name, value).await?
-        }
+        (Fix::Setting { name, value, restart }, _) => setting::holds(session, name, value, *restart).await?,
         (_, Present::Gone) => true,
         _ => false,
     })

@@ -7,7 +7,7 @@
 mod apply;
 mod identity;
 mod save_present;
-mod setting;
+pub(crate) mod setting;
 mod trigger;
 
 use std::collections::HashMap;

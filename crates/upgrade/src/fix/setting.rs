@@ -15,6 +15,10 @@ const IN_AUTO_CONF: &str = "
      WHERE name = $1 AND sourcefile = pg_catalog.current_setting('data_directory') || '/postgresql.auto.conf'
      ORDER BY seqno DESC LIMIT 1";
 
+/// What all files together say: the last line counts.
+const IN_FILES: &str = "
+    SELECT setting FROM pg_catalog.pg_file_settings WHERE name = $1 AND setting IS NOT NULL ORDER BY seqno DESC LIMIT 1";
+
 const NOW: &str = "
     SELECT setting = $2 OR pg_catalog.current_setting(name) = $2, pending_restart, source = 'command line'
       FROM pg_catalog.pg_settings WHERE name = $1";
@@ -41,15 +45,41 @@ async fn write(session: &Session, name: &str, value: Option<&str>) -> Result<(),
     session.batch(RELOAD).await
 }
 
-/// Whether the server has this value, or will with its next restart.
-pub(super) async fn is_taken(session: &Session, name: &str, value: &str) -> Result<bool, PgError> {
+/// Whether a limit is as high as `wanted`, or higher; what is no number must be the same.
+pub(crate) fn suffices(value: &str, wanted: &str) -> bool {
+    match (value.parse::<i64>(), wanted.parse::<i64>()) {
+        (Ok(value), Ok(wanted)) => value >= wanted,
+        _ => value == wanted,
+    }
+}
+
+/// Returns what the files say, if it serves as well: a limit that takes a restart is never lowered, whoever raised it.
+async fn in_files(session: &Session, name: &str, wanted: &str, restart: bool) -> Result<Option<String>, PgError> {
+    let row = session.query_opt(IN_FILES, &[&name]).await?;
+    let value: Option<String> = row.map(|row| row.get(0));
+    Ok(value.filter(|value| value == wanted || (restart && suffices(value, wanted))))
+}
+
+/// Whether the files say what is wanted, and the server has it, or will with its next restart.
+pub(super) async fn holds(session: &Session, name: &str, wanted: &str, restart: bool) -> Result<bool, PgError> {
+    // killed between the file and the reload, it is written and not read
+    let Some(value) = in_files(session, name, wanted, restart).await? else { return Ok(false) };
     let row = session.query_one(NOW, &[&name, &value]).await?;
     Ok(row.get(0) || row.get(1))
 }
 
-/// Writes the value, and sees that the server has taken it, or will with its next restart.
-pub(super) async fn change(session: &Session, name: &str, value: &str) -> Result<(), StepError> {
-    write(session, name, Some(value)).await?;
+/// Writes the value if the files do not say so yet, and sees that the server has taken it, or will with its next restart.
+pub(super) async fn change(session: &Session, name: &str, wanted: &str, restart: bool) -> Result<(), StepError> {
+    let value = match in_files(session, name, wanted, restart).await? {
+        Some(value) => {
+            session.batch(RELOAD).await?;
+            value
+        }
+        None => {
+            write(session, name, Some(wanted)).await?;
+            wanted.to_owned()
+        }
+    };
     let until = Instant::now() + TAKES_EFFECT_WITHIN;
     loop {
         let row = session.query_one(NOW, &[&name, &value]).await?;
@@ -63,7 +93,7 @@ pub(super) async fn change(session: &Session, name: &str, value: &str) -> Result
             return Err(StepError::blocked(message, hint));
         }
         if Instant::now() > until {
-            let message = format!("the source did not take `{name} = {value}` from its postgresql.auto.conf");
+            let message = format!("the source did not take `{name} = {value}` from its files");
             return Err(StepError::blocked(message, "look into the source's log, then `pgleap resume`"));
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -108,4 +138,15 @@ pub(super) async fn put_back(
     }
     write(session, name, before).await?;
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::suffices;
+
+    #[test]
+    fn higher_limit_serves_as_well_and_another_word_does_not() {
+        assert!(suffices("50", "8") && suffices("8", "8") && !suffices("7", "8"));
+        assert!(suffices("logical", "logical") && !suffices("replica", "logical"));
+    }
 }

@@ -32,6 +32,18 @@ const TREE: &str = "
       FROM tree JOIN pg_catalog.pg_trigger AS t ON t.oid = tree.oid JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace ORDER BY tree.depth, 2";
 
+/// A partition that is made later gets its trigger from its parent, as that fires then.
+const MADE_SINCE: &str = "
+    WITH RECURSIVE tree AS (
+        SELECT t.oid, 0 AS depth FROM pg_catalog.pg_trigger AS t WHERE t.oid = $1
+        UNION ALL
+        SELECT t.oid, tree.depth + 1 FROM tree JOIN pg_catalog.pg_trigger AS t ON t.tgparentid = tree.oid
+    )
+    SELECT t.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(t.tgname), t.tgparentid
+      FROM tree JOIN pg_catalog.pg_trigger AS t ON t.oid = tree.oid JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE t.oid <> ALL ($2::oid[]) ORDER BY tree.depth, 2";
+
 const NOW: &str = "
     SELECT t.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(t.tgname), t.tgenabled::text
       FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
@@ -48,6 +60,20 @@ impl Firing {
     /// Reads a trigger and those that partitions have of it.
     pub(super) async fn tree(session: &Session, table: &str, trigger: &str) -> Result<Vec<Self>, PgError> {
         Ok(session.query(TREE, &[&table, &trigger]).await?.iter().map(Self::of).collect())
+    }
+
+    /// Returns the triggers of partitions that were made since `firing` was read, each to fire as its parent's did.
+    pub(super) async fn made_since(session: &Session, firing: &[Self]) -> Result<Vec<Self>, PgError> {
+        let Some(root) = firing.first() else { return Ok(Vec::new()) };
+        let known: Vec<u32> = firing.iter().map(|trigger| trigger.oid).collect();
+        let mut made: Vec<Self> = Vec::new();
+        for row in session.query(MADE_SINCE, &[&root.oid, &known]).await? {
+            let parent: u32 = row.get(3);
+            let parent = firing.iter().chain(&made).find(|trigger| trigger.oid == parent).unwrap_or(root);
+            let enabled = parent.enabled.clone();
+            made.push(Self { oid: row.get(0), table: row.get(1), trigger: row.get(2), enabled });
+        }
+        Ok(made)
     }
 
     fn of(row: &tokio_postgres::Row) -> Self {

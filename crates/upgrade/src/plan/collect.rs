@@ -14,6 +14,7 @@ use super::facts::{DatabaseFacts, Engine, Facts, Host, Rate, SCHEMA, TableFacts,
 use crate::{
     config::Databases,
     pg::{PgError, Session},
+    preflight::limits::InUse,
     world::World,
 };
 
@@ -70,7 +71,8 @@ pub async fn collect(world: &World, window: Duration) -> Result<Facts, PgError> 
     let row = session.query_one(CLUSTER, &[]).await?;
     let version_num = u32::try_from(row.get::<_, i32>("version_num")).unwrap_or_default();
     let in_recovery: bool = row.get("in_recovery");
-    let count = |name: &str| u32::try_from(row.get::<_, i32>(name)).unwrap_or_default();
+    let used = InUse::read(&session).await?;
+    let small = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
     let engine = engine_of(&row);
     let sizes = session.query(SIZES, &[]).await?;
     let sizes: Vec<(String, bool, u64)> =
@@ -85,13 +87,7 @@ pub async fn collect(world: &World, window: Duration) -> Result<Facts, PgError> 
     let databases: Vec<DatabaseFacts> =
         databases.buffered(AT_ONCE).collect::<Vec<_>>().await.into_iter().flatten().collect();
 
-    let (mut checkpoint, mut statistics) = (None, None);
-    if !in_recovery {
-        checkpoint = average(&session, CHECKPOINT).await;
-        if version_num >= 140_000 {
-            statistics = average(&session, STATISTICS).await;
-        }
-    }
+    let averages = if in_recovery { Wal::default() } else { wal_averages(&session, version_num).await };
     tokio::time::sleep_until(over).await;
     let second = session.query_one(COUNTERS, &[]).await?;
     let seconds = (second.get::<_, f64>("at") - first.get::<_, f64>("at")).max(0.001);
@@ -111,12 +107,15 @@ pub async fn collect(world: &World, window: Duration) -> Result<Facts, PgError> 
         platform: row.get("platform"),
         in_recovery,
         cluster_bytes: sizes.iter().map(|(_, _, size)| size).sum(),
-        wal: Wal { window, checkpoint, statistics },
+        wal: Wal { window, ..averages },
         commits_per_s: since("commits").unwrap_or_default().max(0.0),
         rows_written_per_s: since("rows_written").unwrap_or_default().max(0.0),
-        slots: count("slots"),
-        senders: count("senders"),
-        connections: count("connections"),
+        slots: small(used.slots),
+        senders: small(used.senders),
+        origins: small(used.origins),
+        logical_workers: small(used.logical_workers),
+        workers: small(used.workers),
+        connections: u32::try_from(row.get::<_, i32>("connections")).unwrap_or_default(),
         longest_transaction_s: row.get("longest_transaction_s"),
         host: host(world, settings.get("data_directory").map(Path::new)),
         settings,
@@ -132,6 +131,12 @@ fn engine_of(row: &tokio_postgres::Row) -> Engine {
         () if is("is_cloud_sql") || is("is_azure") => Engine::OtherManaged,
         () => Engine::SelfManaged,
     }
+}
+
+/// Reads how fast a primary has been writing WAL, on average; what it does not tell is left out.
+pub(crate) async fn wal_averages(session: &Session, version_num: u32) -> Wal {
+    let statistics = if version_num >= 140_000 { average(session, STATISTICS).await } else { None };
+    Wal { window: None, checkpoint: average(session, CHECKPOINT).await, statistics }
 }
 
 /// Reads an average; `None` if this role or this server does not tell.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::preflight::{self, Severity};
+use crate::preflight::{self, Severity, limits::InUse};
 
 /// The version of this form; raised when the meaning of a field changes.
 pub const SCHEMA: u32 = 1;
@@ -81,6 +81,15 @@ pub struct Facts {
     pub slots: u32,
     /// Servers and programs that receive WAL now.
     pub senders: u32,
+    /// Replication origins that exist.
+    #[serde(default)]
+    pub origins: u32,
+    /// Workers that apply changes for others.
+    #[serde(default)]
+    pub logical_workers: u32,
+    /// Background workers of others, those among them.
+    #[serde(default)]
+    pub workers: u32,
     /// Clients that are connected.
     pub connections: u32,
     /// Age of the oldest open transaction of a client, in seconds.
@@ -121,15 +130,30 @@ impl Wal {
     /// Less than this is no average: a server that was just started, or a checkpoint of a moment ago, says nothing.
     const LEAST_AVERAGE_S: f64 = 60.0;
 
+    /// Returns what was measured for long enough, in bytes per second, and over what.
+    fn measured(&self) -> impl Iterator<Item = (f64, &'static str)> {
+        let (window, average) = (Self::LEAST_WINDOW_S, Self::LEAST_AVERAGE_S);
+        let rates = [
+            (self.window, window, "just now"),
+            (self.checkpoint, average, "on average since the last checkpoint"),
+            (self.statistics, average, "on average since its statistics began"),
+        ];
+        let long_enough =
+            rates.into_iter().filter_map(|(rate, least, over)| Some((rate.filter(|rate| rate.over_s >= least)?, over)));
+        long_enough.map(|(rate, over)| (rate.bytes_per_s.max(0.0), over))
+    }
+
     /// Returns the lowest and the highest rate of those measured; `None` if there is none.
     pub fn range(&self) -> Option<(f64, f64)> {
-        let (window, average) = (Self::LEAST_WINDOW_S, Self::LEAST_AVERAGE_S);
-        let rates = [(self.window, window), (self.checkpoint, average), (self.statistics, average)];
-        let long_enough = rates.into_iter().filter_map(|(rate, least)| rate.filter(|rate| rate.over_s >= least));
-        long_enough.map(|rate| rate.bytes_per_s.max(0.0)).fold(None, |range, rate| match range {
+        self.measured().map(|(rate, _)| rate).fold(None, |range, rate| match range {
             None => Some((rate, rate)),
             Some((low, high)) => Some((f64::min(low, rate), f64::max(high, rate))),
         })
+    }
+
+    /// Returns the highest rate of those measured, and over what; `None` if there is none.
+    pub fn highest(&self) -> Option<(f64, &'static str)> {
+        self.measured().max_by(|(a, _), (b, _)| a.total_cmp(b))
     }
 }
 
@@ -240,6 +264,17 @@ impl Facts {
     /// Returns the minor version, such as 18.
     pub fn minor(&self) -> u16 {
         u16::try_from(self.version_num % 10_000).unwrap_or_default()
+    }
+
+    /// Returns what others use of the source's limits.
+    pub(crate) fn in_use(&self) -> InUse {
+        InUse {
+            slots: self.slots.into(),
+            origins: self.origins.into(),
+            senders: self.senders.into(),
+            logical_workers: self.logical_workers.into(),
+            workers: self.workers.into(),
+        }
     }
 
     /// Returns a sum over the databases.
@@ -375,6 +410,9 @@ pub(crate) mod tests {
             rows_written_per_s: 900.0,
             slots: 0,
             senders: 1,
+            origins: 0,
+            logical_workers: 0,
+            workers: 0,
             connections: 80,
             longest_transaction_s: 0.4,
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),

@@ -14,9 +14,10 @@ pub mod settings;
 pub mod time;
 
 pub use collect::collect;
+pub(crate) use collect::wal_averages;
 pub use cost::{Cost, Prices};
 pub use decide::{Choice, Decision, Grounds, decide};
-pub use facts::{Engine, Facts, Saved, SavedFinding};
+pub use facts::{Engine, Facts, Rate, Saved, SavedFinding, Wal};
 pub use history::{Measured, Prediction};
 pub use methods::Method;
 pub use rates::Rates;

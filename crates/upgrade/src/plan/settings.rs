@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Engine, Facts};
+use crate::preflight::limits;
 
 /// A setting to change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,10 +38,7 @@ impl Change {
     }
 }
 
-/// Returns what has to be changed, by the same formulas as the preflight's.
-///
-/// Each database has a slot for its stream and one that watches the fenced side, the base backup has one; the way back is one
-/// apply worker and one origin for each database.
+/// Returns what has to be changed; limits by the formula of the preflight.
 pub fn changes(facts: &Facts) -> Vec<Change> {
     let databases = facts.databases.len() as u64;
     let mut changes = Vec::new();
@@ -50,28 +48,9 @@ pub fn changes(facts: &Facts) -> Vec<Change> {
     if let Some(level) = facts.settings.get("wal_level").filter(|level| *level != "logical") {
         change("wal_level", level.clone(), "logical".into(), true, "changes are decoded from WAL");
     }
-    let origins_have_their_own = facts.major() >= 18;
-    for (name, needed, why) in [
-        (
-            "max_replication_slots",
-            u64::from(facts.slots) + 2 * databases + 1,
-            "two slots for each database, one for the base backup",
-        ),
-        (
-            "max_active_replication_origins",
-            if origins_have_their_own { databases } else { 0 },
-            "an origin for each database, on the way back",
-        ),
-        (
-            "max_wal_senders",
-            u64::from(facts.senders) + databases + 2,
-            "one for each database's stream, two for the base backup",
-        ),
-        ("max_logical_replication_workers", databases, "an apply worker for each database, on the way back"),
-        ("max_worker_processes", databases + 1, "those workers and their launcher"),
-    ] {
-        let Some(now) = facts.number(name).filter(|now| *now < needed) else { continue };
-        change(name, now.to_string(), needed.to_string(), true, why);
+    for limit in limits::needed(databases, facts.in_use(), facts.major()) {
+        let Some(now) = facts.number(limit.setting).filter(|now| *now < limit.needed) else { continue };
+        change(limit.setting, now.to_string(), limit.needed.to_string(), true, limit.why);
     }
     if let Some(limit) = facts.settings.get("max_slot_wal_keep_size").filter(|limit| *limit != "-1") {
         change(
@@ -109,6 +88,8 @@ mod tests {
         let mut facts = ordinary();
         facts.databases = vec![DatabaseFacts::default(); 6];
         facts.slots = 2;
+        facts.logical_workers = 1;
+        facts.workers = 2;
         facts.settings.insert("wal_level".into(), "replica".into());
         facts.settings.insert("max_slot_wal_keep_size".into(), "1024".into());
         let changes = changes(&facts);
@@ -118,7 +99,8 @@ mod tests {
             [
                 ("wal_level", "logical", true),
                 ("max_replication_slots", "15", true),
-                ("max_logical_replication_workers", "6", true),
+                ("max_logical_replication_workers", "7", true),
+                ("max_worker_processes", "9", true),
                 ("max_slot_wal_keep_size", "-1", false),
             ]
         );

@@ -4,26 +4,13 @@ use super::{
     Answer, Finding,
     about::{About, Applied, Topic, blocker},
     finding::listed,
-    source::Source,
+    source::{Given, Source},
 };
 use crate::{pg::ident, world::World};
 
-/// pgleap's own sessions have values of their own, so what a worker gets is read where it is given. A worker has the settings
-/// of its database and of the subscription's owner, who is pgleap's role.
-const GIVEN: &str = "
-    SELECT name, setting, 'postgresql.conf' AS place, NULL::text AS owner
-      FROM pg_catalog.pg_file_settings WHERE applied AND name = ANY($1::text[])
-    UNION ALL
-    SELECT pg_catalog.split_part(c, '=', 1), pg_catalog.split_part(c, '=', 2),
-           pg_catalog.concat_ws(' in ', 'role ' || r.rolname, 'database ' || d.datname),
-           pg_catalog.concat_ws(' IN ', 'ROLE ' || pg_catalog.quote_ident(r.rolname),
-                                'DATABASE ' || pg_catalog.quote_ident(d.datname))
-      FROM pg_catalog.pg_db_role_setting AS s CROSS JOIN LATERAL unnest(s.setconfig) AS c
-      LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = s.setrole
-      LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase
-     WHERE pg_catalog.split_part(c, '=', 1) = ANY($1::text[])
-       AND (s.setrole = 0 OR r.rolname = $2) AND (s.setdatabase = 0 OR d.datname = ANY($3::text[]))
-     ORDER BY 1, 3";
+/// pgleap's own sessions have values of their own, so what a worker gets is read where it is given.
+const IN_FILES: &str = "
+    SELECT name, setting FROM pg_catalog.pg_file_settings WHERE applied AND name = ANY($1::text[]) ORDER BY 1";
 
 /// Seen to end an apply worker on 18; `statement_timeout` and those of idle sessions do not.
 const ENDING: [&str; 2] = ["lock_timeout", "transaction_timeout"];
@@ -43,36 +30,36 @@ pub(super) const ABOUT: About = About {
 
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let names: Vec<_> = ENDING.iter().map(|name| (*name).to_owned()).collect();
-    let user = &world.source.endpoint.user;
-    let rows = source.session.query(GIVEN, &[&names, user, &source.names()]).await?;
-    let given =
-        rows.iter().map(|row| Given { name: row.get(0), value: row.get(1), place: row.get(2), owner: row.get(3) });
-    Ok(judge(user, &given.collect::<Vec<_>>()).into_iter().collect())
+    let rows = source.session.query(IN_FILES, &[&names]).await?;
+    let in_files: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    // a worker has the settings of its database and of the subscription's owner, who is pgleap's role
+    let (user, databases) = (&world.source.endpoint.user, source.names());
+    let concerns = |given: &&Given| {
+        ENDING.contains(&given.name.as_str())
+            && given.role.as_ref().is_none_or(|role| role == user)
+            && given.database.as_ref().is_none_or(|database| databases.contains(database))
+    };
+    let given: Vec<_> = source.given.iter().filter(concerns).cloned().collect();
+    Ok(judge(user, &in_files, &given).into_iter().collect())
 }
 
-struct Given {
-    name: String,
-    value: String,
-    place: String,
-    owner: Option<String>,
-}
-
-fn judge(user: &str, given: &[Given]) -> Option<Finding> {
-    // pgleap's role with none of its own overrides what the file says
+fn judge(user: &str, in_files: &[(String, String)], given: &[Given]) -> Option<Finding> {
     let none = |value: &str| value.trim_end_matches(|c: char| c.is_alphabetic() || c == ' ') == "0";
-    let own = |given: &Given| given.place == format!("role {user}");
+    // pgleap's role with none of its own overrides what the file says, and what a database or every role has
+    let own = |given: &Given| given.role.as_deref() == Some(user) && given.database.is_none();
     let overridden = |name: &str| given.iter().any(|given| given.name == name && own(given) && none(&given.value));
-    let found: Vec<_> = given.iter().filter(|given| !none(&given.value) && !overridden(&given.name)).collect();
-    if found.is_empty() {
+    let (mut names, mut remedy) = (Vec::new(), Vec::new());
+    for (name, value) in in_files.iter().filter(|(name, value)| !none(value) && !overridden(name)) {
+        names.push(format!("{name} = {value} (postgresql.conf)"));
+        remedy.push(format!("ALTER ROLE {} SET {name} = 0;", ident::quote(user)));
+    }
+    for given in given.iter().filter(|given| !none(&given.value) && !overridden(&given.name)) {
+        names.push(format!("{} = {} ({})", given.name, given.value, given.place()));
+        remedy.push(format!("ALTER {} RESET {};", given.owner(), given.name));
+    }
+    if names.is_empty() {
         return None;
     }
-    let names: Vec<_> =
-        found.iter().map(|given| format!("{} = {} ({})", given.name, given.value, given.place)).collect();
-    let remedy = found.iter().map(|given| match &given.owner {
-        Some(owner) => format!("ALTER {owner} RESET {};", given.name),
-        None => format!("ALTER ROLE {} SET {} = 0;", ident::quote(user), given.name),
-    });
-    let mut remedy: Vec<_> = remedy.collect();
     remedy.dedup();
     let message = format!("workers that apply changes would be ended by {}", listed(&names));
     Some(
@@ -87,16 +74,25 @@ fn judge(user: &str, given: &[Given]) -> Option<Finding> {
 mod tests {
     use super::*;
 
-    fn given(value: &str, place: &str, owner: Option<&str>) -> Given {
-        Given { name: "lock_timeout".into(), value: value.into(), place: place.into(), owner: owner.map(str::to_owned) }
+    fn given(value: &str, role: Option<&str>, database: Option<&str>) -> Given {
+        let (role, database) = (role.map(str::to_owned), database.map(str::to_owned));
+        Given { name: "lock_timeout".into(), value: value.into(), role, database }
     }
 
     #[test]
     fn timeout_of_the_file_is_set_aside_for_pgleaps_role_alone() {
-        let finding = judge("admin", &[given("5s", "postgresql.conf", None)]).unwrap();
+        let file = |value: &str| [("lock_timeout".to_owned(), value.to_owned())];
+        let finding = judge("admin", &file("5s"), &[]).unwrap();
         assert_eq!(finding.remedy.unwrap(), "ALTER ROLE \"admin\" SET lock_timeout = 0;");
-        let both = [given("5s", "postgresql.conf", None), given("0", "role admin", Some("ROLE admin"))];
-        assert_eq!(judge("admin", &both), None);
-        assert_eq!(judge("admin", &[given("0ms", "postgresql.conf", None)]), None);
+        assert_eq!(judge("admin", &file("5s"), &[given("0", Some("admin"), None)]), None);
+        assert_eq!(judge("admin", &file("0ms"), &[]), None);
+    }
+
+    #[test]
+    fn timeout_is_taken_from_whom_it_was_given() {
+        let remedy = |role, database| judge("admin", &[], &[given("5s", role, database)]).unwrap().remedy.unwrap();
+        assert_eq!(remedy(None, None), "ALTER ROLE ALL RESET lock_timeout;");
+        assert_eq!(remedy(None, Some("app")), "ALTER DATABASE \"app\" RESET lock_timeout;");
+        assert_eq!(remedy(Some("admin"), Some("app")), "ALTER ROLE \"admin\" IN DATABASE \"app\" RESET lock_timeout;");
     }
 }

@@ -1,8 +1,10 @@
-//! Collations whose sort order is not the one that indexes were built with.
+//! Collations whose sort order is not the one that indexes were built with, or will not be on the target.
+
+use pgleap_local::Icu;
 
 use super::{
     Answer, Finding,
-    about::{About, Applied, Topic, warning},
+    about::{About, Applied, Topic, blocker, warning},
     finding::{counted, listed},
     source::Entered,
 };
@@ -27,20 +29,95 @@ const OF_DATABASE: &str = "
         SELECT 100, '', datcollversion, pg_catalog.pg_database_collation_actual_version(oid)
           FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database() AND datcollversion IS NOT NULL";
 
+/// Indexes that ICU sorts, and whether anything else names it. `{default}` is whether the database's own collation is ICU's.
+const OF_ICU: &str = "
+    WITH icu AS (
+        SELECT oid FROM pg_catalog.pg_collation WHERE collprovider = 'i' UNION ALL SELECT 100 WHERE {default}
+    )
+    SELECT coalesce(array_agg(pg_catalog.format('%I.%I', n.nspname, i.relname) ORDER BY n.nspname, i.relname), '{}'),
+           EXISTS (SELECT FROM icu WHERE oid >= 16384 OR oid = 100)
+           OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a JOIN icu ON icu.oid = a.attcollation
+                       WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped)
+      FROM pg_catalog.pg_class AS i JOIN pg_catalog.pg_namespace AS n ON n.oid = i.relnamespace
+     WHERE i.oid IN (SELECT x.indexrelid FROM pg_catalog.pg_index AS x JOIN icu ON icu.oid = ANY (x.indcollation))
+       AND i.oid >= 16384 AND i.relkind = 'i'";
+
+const DEFAULT_IS_ICU: &str = "
+    (SELECT datlocprovider = 'i' FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
+
 /// From here on a database remembers the version of its collation.
 const REMEMBERED_SINCE: u16 = 15;
 
 pub(super) const ABOUT: About = About {
     check: "collations",
     topic: Topic::Objects,
-    reads: "the versions of collations that indexes were built with, and those of the source's libc and ICU",
+    reads: "the versions of collations that indexes were built with, those of the source's libc and ICU, and the ICU that the \
+            programs of both majors were built with",
     why: "A new libc or ICU sorts otherwise, and an index that was built by the old order misses rows: duplicates get past a \
           unique index, and changes that are applied do not find their row. The copy has the same files, so it has the same \
-          indexes. What the target's own libc or ICU does is seen when it is there.",
-    findings: &[warning("collation.changed", Applied::ByHand("rebuilding indexes takes time and space."))],
+          indexes. Both servers run on one host and have one libc; each has the ICU that its packages were built with.",
+    findings: &[
+        blocker("collation.no_icu", Applied::ByHand("packages of this host are its administrator's.")),
+        warning("collation.changed", Applied::ByHand("rebuilding indexes takes time and space.")),
+        warning("collation.icu_differs", Applied::ByHand("rebuilding indexes takes time and space.")),
+    ],
 };
 
 pub(super) async fn check(database: &Entered) -> Answer {
+    let mut findings = changed(database).await?;
+    let default = if database.from >= REMEMBERED_SINCE { DEFAULT_IS_ICU } else { "false" };
+    let row = database.session.query_one(&OF_ICU.replace("{default}", default), &[]).await?;
+    let (indexes, is_named): (Vec<String>, bool) = (row.get(0), row.get(1));
+    if is_named || !indexes.is_empty() {
+        // programs that are not here are a finding of their own
+        let icu = |major| pgleap_local::find(major, &database.bindirs).ok()?.icu();
+        findings.extend(by_icu(database, &indexes, icu(database.from), icu(database.to)));
+    }
+    Ok(findings)
+}
+
+/// Compares the ICU of the two majors' programs; what is not known of one is not compared.
+fn by_icu(database: &Entered, indexes: &[String], from: Option<Icu>, to: Option<Icu>) -> Option<Finding> {
+    let name = &database.name;
+    match (from, to?) {
+        (_, Icu::Without) => {
+            let message =
+                format!("PostgreSQL {} on this host is built without ICU, which database `{name}` uses", database.to);
+            Some(
+                Finding::blocker("collation.no_icu", message)
+                    .because("pg_upgrade fails where it makes a collation, a column or an index of that provider")
+                    .objects(indexes.iter().cloned())
+                    .fix(format!("install packages of PostgreSQL {} that are built with ICU", database.to)),
+            )
+        }
+        (Some(Icu::Linked(from)), Icu::Linked(to)) if from != to && !indexes.is_empty() => {
+            let message = format!(
+                "the source's programs have ICU {from}, the target's {to}: {} of database `{name}` may be in another order there: {}",
+                counted(indexes.len(), "index"),
+                listed(indexes)
+            );
+            let remedy: Vec<_> = indexes.iter().map(|index| format!("REINDEX INDEX CONCURRENTLY {index};")).collect();
+            Some(
+                Finding::warning("collation.icu_differs", message)
+                    .because(
+                        "where the order is another, such an index misses rows, and changes are applied by these indexes; the target \
+                         warns of each collation whose version changed",
+                    )
+                    .objects(indexes.iter().cloned())
+                    .number("source_icu", from)
+                    .number("target_icu", to)
+                    .fix(format!(
+                        "\\c {}\n{}  -- on the target, before the switchover",
+                        ident::quote(name),
+                        remedy.join("\n")
+                    )),
+            )
+        }
+        _ => None,
+    }
+}
+
+async fn changed(database: &Entered) -> Answer {
     let of_database = if database.from >= REMEMBERED_SINCE { OF_DATABASE } else { "" };
     let rows = database.session.query(&CHANGED.replace("{database}", of_database), &[]).await?;
     let mut remedy = Vec::new();

@@ -162,7 +162,9 @@ async fn follow(world: &World, source: &Source, name: &str) -> Result<Followed, 
     let (from, target) = (source.major(), &world.config.target);
     let (to, target_settings) = (target.version, target.settings.clone());
     let bindirs = world.config.provider.bindirs.clone();
-    let database = Entered { name: name.to_owned(), session, from, to, target_settings, bindirs };
+    let write_pause = world.config.budgets.write_pause;
+    let database =
+        Entered { name: name.to_owned(), session, from, to, target_settings, bindirs, may_wait: true, write_pause };
     Ok(Followed { database, baseline, under_way, tables })
 }
 

@@ -70,6 +70,14 @@ impl Fix {
         }
     }
 
+    /// Returns the name of the setting that it changes.
+    pub fn setting(&self) -> Option<&str> {
+        match self {
+            Self::Setting { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether a restart of the source must follow, by the operator.
     pub fn needs_restart(&self) -> bool {
         matches!(self, Self::Setting { restart: true, .. })

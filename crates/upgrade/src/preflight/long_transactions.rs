@@ -1,4 +1,4 @@
-//! Whether transactions have been open for long.
+//! Whether transactions have been open, or statements have been running, for long.
 
 use super::{
     Answer, Finding,
@@ -9,9 +9,11 @@ use crate::world::World;
 
 const OPEN: &str = "
     SELECT pid, coalesce(usename::text, '?'), coalesce(datname::text, '?'), application_name, coalesce(state, '?'),
-           pg_catalog.round(extract(epoch FROM now() - xact_start))::bigint, backend_xid IS NOT NULL
+           pg_catalog.round(extract(epoch FROM now() - xact_start))::bigint, backend_xid IS NOT NULL,
+           coalesce(state LIKE 'idle in transaction%', false)
       FROM pg_catalog.pg_stat_activity
-     WHERE (backend_xid IS NOT NULL OR (state LIKE 'idle in transaction%' AND datname = ANY($2::text[])))
+     WHERE (backend_xid IS NOT NULL OR (datname = ANY($2::text[]) AND backend_type = 'client backend'
+                                        AND (state LIKE 'idle in transaction%' OR state IN ('active', 'fastpath function call'))))
        AND pid <> pg_catalog.pg_backend_pid() AND xact_start < now() - $1::float8 * interval '1 s' ORDER BY xact_start";
 
 pub(super) const ABOUT: About = About {
@@ -23,6 +25,7 @@ pub(super) const ABOUT: About = About {
     findings: &[
         warning("transaction.long", Applied::ByHand("ending somebody's transaction loses their work.")),
         warning("transaction.idle", Applied::ByHand("ending somebody's transaction loses their work.")),
+        warning("statement.long", Applied::ByHand("ending somebody's statement loses their work.")),
     ],
 };
 
@@ -36,13 +39,18 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         let message = format!(
             "pid {pid} (role `{role}`, `{application}`, database `{database}`, {state}) has been in a transaction for {age} s"
         );
-        let (id, because) = if row.get(6) {
-            (
+        let (id, because) = match (row.get(6), row.get(7)) {
+            (true, _) => (
                 "transaction.long",
                 "it holds a transaction id: the slots' creation waits for its end, in whatever database it is",
-            )
-        } else {
-            ("transaction.idle", "it wrote nothing, and still a pool does not pause while a client is in a transaction")
+            ),
+            (false, true) => (
+                "transaction.idle",
+                "it wrote nothing, and still a pool does not pause while a client is in a transaction",
+            ),
+            (false, false) => {
+                ("statement.long", "it wrote nothing, and still a pool does not pause before its statement has ended")
+            }
         };
         Finding::warning(id, message)
             .because(because)

@@ -13,24 +13,29 @@ mod drift;
 mod finding;
 pub mod fix;
 mod pooler;
+mod rates;
 mod rules;
 mod source;
 
 mod apply_timeouts;
 mod binaries;
+mod busiest_tables;
+mod client_timeouts;
 mod clients_past_poolers;
 mod collations;
 mod databases;
 mod directories;
 mod disk_space;
 mod event_triggers;
+mod extensions;
+mod failover_slots;
 mod followers;
 mod foreign_tables;
 mod generated_columns;
 mod invalid_indexes;
 mod large_objects;
 mod libraries;
-mod logical_workers;
+pub(crate) mod limits;
 mod long_transactions;
 mod materialized_views;
 mod pooler_entries;
@@ -39,17 +44,18 @@ mod pooler_scram_iterations;
 mod pooler_settings;
 mod preload_libraries;
 mod prepared_transactions;
+mod publications;
 mod read_only_defaults;
 mod recent_ddl;
 mod replica_identity;
 mod replica_triggers;
-mod replication_slots;
 mod retained_wal;
 mod role;
 mod route;
 mod same_host;
 mod scheduled_jobs;
 mod slot_retention;
+mod slow_statements;
 mod subscriptions;
 mod superuser_clients;
 mod tablespaces;
@@ -61,7 +67,6 @@ mod version_expressions;
 mod version_settings;
 mod versions;
 mod wal_level;
-mod wal_senders;
 mod wraparound;
 
 pub use about::{About, Applied, Kind, Topic};
@@ -107,16 +112,17 @@ const OF_HOST: &[(&About, OfHost)] = &[
 
 const OF_SOURCE: &[(&About, OfSource)] = &[
     (&apply_timeouts::ABOUT, |w, s| Box::pin(apply_timeouts::check(w, s))),
+    (&client_timeouts::ABOUT, |w, s| Box::pin(client_timeouts::check(w, s))),
     (&clients_past_poolers::ABOUT, |_, s| Box::pin(clients_past_poolers::check(s))),
     (&databases::ABOUT, |w, s| Box::pin(databases::check(w, s))),
     (&disk_space::ABOUT, |w, s| Box::pin(disk_space::check(w, s))),
+    (&failover_slots::ABOUT, |_, s| Box::pin(failover_slots::check(s))),
     (&followers::ABOUT, |w, s| Box::pin(followers::check(w, s))),
-    (&logical_workers::ABOUT, |_, s| Box::pin(logical_workers::check(s))),
+    (&limits::ABOUT, |_, s| Box::pin(limits::check(s))),
     (&long_transactions::ABOUT, |w, s| Box::pin(long_transactions::check(w, s))),
     (&preload_libraries::ABOUT, |w, s| Box::pin(preload_libraries::check(w, s))),
     (&prepared_transactions::ABOUT, |_, s| Box::pin(prepared_transactions::check(s))),
     (&read_only_defaults::ABOUT, |w, s| Box::pin(read_only_defaults::check(w, s))),
-    (&replication_slots::ABOUT, |_, s| Box::pin(replication_slots::check(s))),
     (&retained_wal::ABOUT, |w, s| Box::pin(retained_wal::check(w, s))),
     (&role::ABOUT, |w, s| Box::pin(role::check(w, s))),
     (&same_host::ABOUT, |w, s| Box::pin(same_host::check(w, s))),
@@ -128,23 +134,26 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
     (&version_settings::ABOUT, |w, s| Box::pin(version_settings::check(w, s))),
     (&versions::ABOUT, |w, s| Box::pin(versions::check(w, s))),
     (&wal_level::ABOUT, |_, s| Box::pin(wal_level::check(s))),
-    (&wal_senders::ABOUT, |_, s| Box::pin(wal_senders::check(s))),
     (&wraparound::ABOUT, |_, s| Box::pin(wraparound::check(s))),
 ];
 
 const OF_DATABASE: &[(&About, OfDatabase)] = &[
+    (&busiest_tables::ABOUT, |d| Box::pin(busiest_tables::check(d))),
     (&collations::ABOUT, |d| Box::pin(collations::check(d))),
     (&event_triggers::ABOUT, |d| Box::pin(event_triggers::check(d))),
+    (&extensions::ABOUT, |d| Box::pin(extensions::check(d))),
     (&foreign_tables::ABOUT, |d| Box::pin(foreign_tables::check(d))),
     (&generated_columns::ABOUT, |d| Box::pin(generated_columns::check(d))),
     (&invalid_indexes::ABOUT, |d| Box::pin(invalid_indexes::check(d))),
     (&large_objects::ABOUT, |d| Box::pin(large_objects::check(d))),
     (&libraries::ABOUT, |d| Box::pin(libraries::check(d))),
     (&materialized_views::ABOUT, |d| Box::pin(materialized_views::check(d))),
+    (&publications::ABOUT, |d| Box::pin(publications::check(d))),
     (&recent_ddl::ABOUT, |d| Box::pin(recent_ddl::check(d))),
     (&replica_identity::ABOUT, |d| Box::pin(replica_identity::check(d))),
     (&replica_triggers::ABOUT, |d| Box::pin(replica_triggers::check(d))),
     (&scheduled_jobs::ABOUT, |d| Box::pin(scheduled_jobs::check(d))),
+    (&slow_statements::ABOUT, |d| Box::pin(slow_statements::check(d))),
     (&unlogged_tables::ABOUT, |d| Box::pin(unlogged_tables::check(d))),
     (&version_database::ABOUT, |d| Box::pin(version_database::check(d))),
     (&version_expressions::ABOUT, |d| Box::pin(version_expressions::check(d))),
@@ -308,6 +317,8 @@ async fn in_database(world: &World, source: &Source, name: String, lane: usize, 
         to: target.version,
         target_settings: target.settings.clone(),
         bindirs: world.config.provider.bindirs.clone(),
+        may_wait: source.databases.len() <= AT_ONCE,
+        write_pause: world.config.budgets.write_pause,
     };
     let asked = OF_DATABASE.iter().skip(lane).step_by(lanes).map(|(about, ask)| {
         let answer = ask(&database);
@@ -355,16 +366,22 @@ fn unanswered_once(findings: Vec<Finding>) -> Vec<Finding> {
     findings
 }
 
-/// Says of a setting that it is changed already, and waits for the operator's restart.
+/// Says of a setting that it is changed already, and waits for the operator's restart: what will suffice then needs no change,
+/// and a larger value is not taken back to the least that does.
 fn say_what_waits(finding: &mut Finding, source: Option<&Source>) {
-    let names = finding.fixes.iter().filter_map(|fix| match fix {
-        Fix::Setting { name, restart: true, .. } => Some(name),
-        _ => None,
-    });
-    let waiting: Vec<_> = names.filter(|name| source.is_some_and(|source| source.waits_for_restart(name))).collect();
-    if !waiting.is_empty() {
-        let word = format!("{} was changed, and waits for a restart of the source", listed(&waiting));
-        finding.cause = Some(finding.cause.take().map_or(word.clone(), |cause| format!("{cause}; {word}")));
+    let Some(source) = source else { return };
+    let waits = |fix: &Fix| matches!(fix, Fix::Setting { name, restart: true, .. } if source.waits_for_restart(name));
+    let names: Vec<_> = finding.fixes.iter().filter(|fix| waits(fix)).filter_map(Fix::setting).collect();
+    if names.is_empty() {
+        return;
+    }
+    let word = format!("{} was changed, and waits for a restart of the source", listed(&names));
+    finding.cause = Some(finding.cause.take().map_or(word.clone(), |cause| format!("{cause}; {word}")));
+    let suffices =
+        |fix: &Fix| matches!(fix, Fix::Setting { name, value, restart: true } if source.will_suffice(name, value));
+    if finding.fixes.iter().all(suffices) {
+        finding.fixes.clear();
+        finding.remedy = Some("restart the source, when it suits".to_owned());
     }
 }
 
@@ -389,7 +406,7 @@ mod tests {
 
     #[test]
     fn every_file_of_this_folder_is_asked() {
-        let not_checks = ["about", "finding", "fix", "mod", "rules"];
+        let not_checks = ["about", "finding", "fix", "mod", "rates", "rules"];
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/preflight");
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));

@@ -16,6 +16,8 @@ pub(super) const ABOUT: About = About {
           into errors. In session pooling a pool drains only when its clients leave.",
     findings: &[
         blocker("pooler.query_wait_timeout", Applied::ByHand("the pooler's configuration is its owner's.")),
+        blocker("pooler.query_timeout", Applied::ByHand("the pooler's configuration is its owner's.")),
+        warning("pooler.client_login_timeout", Applied::ByHand("the pooler's configuration is its owner's.")),
         warning("pooler.server_login_retry", Applied::ByHand("the pooler's configuration is its owner's.")),
         warning(
             "pooler.session_pooling",
@@ -30,20 +32,40 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
     let mut findings = Vec::new();
     // guards end a pause so much later
     let budget = (world.config.budgets.write_pause + GRACE).as_secs_f64();
-    let patience = console.setting("query_wait_timeout").and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
-    if gives_up(patience, budget) {
+    let seconds = |name: &str| console.setting(name).and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
+    let ini = console.ini().display();
+    // the janitor counts the time of waiting clients against both
+    for (id, setting) in
+        [("pooler.query_wait_timeout", "query_wait_timeout"), ("pooler.query_timeout", "query_timeout")]
+    {
+        let patience = seconds(setting);
+        if !gives_up(patience, budget) {
+            continue;
+        }
         let message = format!(
-            "PgBouncer {pooler} sends waiting clients away after {patience} s; the write budget and a guard's lease are {budget} s"
+            "PgBouncer {pooler} sends waiting clients away after {patience} s (`{setting}`); the write budget and a guard's lease are \
+             {budget} s"
         );
         findings.push(
-            Finding::blocker("pooler.query_wait_timeout", message)
+            Finding::blocker(id, message)
                 .number("patience_s", patience)
                 .number("lease_s", budget)
                 .because("clients wait in the pooler during the write pause")
-                .fix(format!("query_wait_timeout = 120  ; in {}, then RELOAD", console.ini().display())),
+                .fix(format!("{setting} = 120  ; in {ini}, then RELOAD")),
         );
     }
-    let retry = console.setting("server_login_retry").and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
+    let patience = seconds("client_login_timeout");
+    if gives_up(patience, budget) {
+        let message = format!("PgBouncer {pooler} sends clients away that cannot log in within {patience} s");
+        findings.push(
+            Finding::warning("pooler.client_login_timeout", message)
+                .number("patience_s", patience)
+                .number("lease_s", budget)
+                .because("the first client of a pool logs in when a server does, and in the write pause none does")
+                .fix(format!("client_login_timeout = 60  ; in {ini}, then RELOAD")),
+        );
+    }
+    let retry = seconds("server_login_retry");
     if retry > budget {
         let message = format!("PgBouncer {pooler} refuses clients for {retry} s after a server login that failed");
         findings.push(
@@ -53,7 +75,7 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
                     "a server connection that logs in just when a pause begins counts as one that failed, and a server that \
                      dies in the pause as well",
                 )
-                .fix(format!("server_login_retry = 1  ; in {}, then RELOAD", console.ini().display())),
+                .fix(format!("server_login_retry = 1  ; in {ini}, then RELOAD")),
         );
     }
     let default = console.setting("pool_mode").unwrap_or_default();

@@ -3,17 +3,11 @@
 use super::{
     Answer, Finding,
     about::{About, Applied, Topic, blocker},
-    source::Source,
+    source::{Given, Source},
 };
-use crate::{config::RouteKind, pg::ident, world::World};
+use crate::{config::RouteKind, world::World};
 
-const SETTINGS: &str = "
-    SELECT r.rolname::text, d.datname::text, substr(s, 31)
-      FROM pg_catalog.pg_db_role_setting AS g CROSS JOIN LATERAL unnest(g.setconfig) AS s
-      LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = g.setrole
-      LEFT JOIN pg_catalog.pg_database AS d ON d.oid = g.setdatabase
-     WHERE s LIKE 'default\\_transaction\\_read\\_only=%' AND (g.setdatabase = 0 OR d.datname = ANY($1::text[]))
-     ORDER BY 1, 2";
+const SETTING: &str = "default_transaction_read_only";
 
 pub(super) const ABOUT: About = About {
     check: "read_only_defaults",
@@ -29,24 +23,16 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     if !matches!(world.config.route.kind, RouteKind::MultiHost) {
         return Ok(Vec::new());
     }
-    let rows = source.session.query(SETTINGS, &[&source.names()]).await?;
-    let finding = |row: &tokio_postgres::Row| {
-        let (role, database, value): (Option<&str>, Option<&str>, &str) = (row.get(0), row.get(1), row.get(2));
-        let (what, reset) = match (role, database) {
-            (Some(role), Some(database)) => (
-                format!("role `{role}` in database `{database}`"),
-                format!("ALTER ROLE {} IN DATABASE {} RESET", ident::quote(role), ident::quote(database)),
-            ),
-            (Some(role), None) => (format!("role `{role}`"), format!("ALTER ROLE {} RESET", ident::quote(role))),
-            (None, Some(database)) => {
-                (format!("database `{database}`"), format!("ALTER DATABASE {} RESET", ident::quote(database)))
-            }
-            (None, None) => ("every role".to_owned(), "ALTER ROLE ALL RESET".to_owned()),
-        };
-        Finding::blocker("read_only_default.set", format!("`default_transaction_read_only` is `{value}` for {what}"))
-            .objects(role.or(database))
-            .because("clients with several hosts find the side that takes writes by this setting")
-            .fix(format!("{reset} default_transaction_read_only;"))
+    let names = source.names();
+    let concerns = |given: &&Given| {
+        given.name == SETTING && given.database.as_ref().is_none_or(|database| names.contains(database))
     };
-    Ok(rows.iter().map(finding).collect())
+    let finding = |given: &Given| {
+        let message = format!("`{SETTING}` is `{}` for {}", given.value, given.place());
+        Finding::blocker("read_only_default.set", message)
+            .objects(given.role.as_ref().or(given.database.as_ref()))
+            .because("clients with several hosts find the side that takes writes by this setting")
+            .fix(format!("ALTER {} RESET {SETTING};", given.owner()))
+    };
+    Ok(source.given.iter().filter(concerns).map(finding).collect())
 }

@@ -9,7 +9,10 @@ use super::{
     finding::size,
     source::Source,
 };
-use crate::world::World;
+use crate::{
+    plan::{Rate, Wal, wal_averages},
+    world::World,
+};
 
 /// Both values belong to one moment; the difference of two readings is what was written between them.
 const READING: &str = "
@@ -22,9 +25,11 @@ const BETWEEN: Duration = Duration::from_secs(1);
 pub(super) const ABOUT: About = About {
     check: "retained_wal",
     topic: Topic::Replication,
-    reads: "the WAL position twice, and the free space of the source's `pg_wal`",
+    reads: "the WAL position twice, a second apart, what was written since the last checkpoint and since `pg_stat_wal` began to \
+            count, and the free space of the source's `pg_wal`",
     why: "From the slots' creation until the target has caught up, all WAL stays on the source. A full disk there is \
-          an outage of the cluster that serves, so the budget for retained WAL must be below what is free.",
+          an outage of the cluster that serves, so the budget for retained WAL must be below what is free. The highest of the \
+          measured rates counts: a second may meet a lull.",
     findings: &[
         warning("retained_wal.exceeds_disk", Applied::ByHand("budgets are in `pgleap.toml`.")),
         warning("retained_wal.budget_spent_early", Applied::ByHand("budgets are in `pgleap.toml`.")),
@@ -39,9 +44,12 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     tokio::time::sleep(BETWEEN).await;
     let second = source.session.query_one(READING, &[]).await?;
     let since = |column: usize| second.get::<_, f64>(column) - first.get::<_, f64>(column);
-    let rate = since(0) / since(1).max(0.001);
+    let over_s = since(1).max(0.001);
+    let averages = wal_averages(&source.session, source.version_num).await;
+    let wal = Wal { window: Some(Rate { bytes_per_s: since(0) / over_s, over_s }), ..averages };
+    let Some((rate, over)) = wal.highest() else { return Ok(Vec::new()) };
     let budgets = &world.config.budgets;
-    let finding = too_much(rate, free, budgets.retained_wal_bytes, budgets.catch_up);
+    let finding = too_much(rate, over, free, budgets.retained_wal_bytes, budgets.catch_up);
     let with_numbers = |finding: Finding| {
         let finding = finding.number("wal_bytes_per_s", rate).number("free_bytes", free);
         finding.number("budget_bytes", budgets.retained_wal_bytes)
@@ -49,7 +57,7 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     Ok(finding.map(with_numbers).into_iter().collect())
 }
 
-fn too_much(rate: f64, free: u64, budget: u64, planned: Duration) -> Option<Finding> {
+fn too_much(rate: f64, over: &str, free: u64, budget: u64, planned: Duration) -> Option<Finding> {
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -60,7 +68,7 @@ fn too_much(rate: f64, free: u64, budget: u64, planned: Duration) -> Option<Find
     let half = free / 2;
     if budget > free {
         let message = format!(
-            "the slots may keep {} of WAL, the source's disk has {} free: at {per_second}/s, as now, it is full in {:.0} h",
+            "the slots may keep {} of WAL, the source's disk has {} free: at {per_second}/s ({over}) it is full in {:.0} h",
             size(budget),
             size(free),
             hours_until(free)
@@ -74,7 +82,7 @@ fn too_much(rate: f64, free: u64, budget: u64, planned: Duration) -> Option<Find
     let planned_hours = planned.as_secs_f64() / 3600.0;
     (hours_until(budget) < planned_hours).then(|| {
         let message = format!(
-            "at {per_second}/s, as now, the budget of {} for retained WAL is spent in {:.1} h; catching up may take {:.1} h",
+            "at {per_second}/s ({over}) the budget of {} for retained WAL is spent in {:.1} h; catching up may take {:.1} h",
             size(budget),
             hours_until(budget),
             planned_hours
@@ -95,7 +103,7 @@ mod tests {
     #[test]
     fn budget_above_the_free_space_is_a_warning_with_its_numbers() {
         #[expect(clippy::cast_precision_loss, reason = "exact")]
-        let finding = too_much(GIB as f64 / 3600.0, 10 * GIB, 100 * GIB, DAY).unwrap();
+        let finding = too_much(GIB as f64 / 3600.0, "just now", 10 * GIB, 100 * GIB, DAY).unwrap();
         assert_eq!(finding.id, "retained_wal.exceeds_disk");
         assert!(
             finding.message.contains("100.0 GiB") && finding.message.contains("full in 10 h"),
@@ -109,8 +117,8 @@ mod tests {
     fn budget_that_lasts_as_long_as_planned_is_no_finding() {
         #[expect(clippy::cast_precision_loss, reason = "exact")]
         let rate = GIB as f64 / 3600.0;
-        assert_eq!(too_much(rate, 100 * GIB, 30 * GIB, DAY), None);
-        assert_eq!(too_much(rate, 100 * GIB, 20 * GIB, DAY).unwrap().id, "retained_wal.budget_spent_early");
-        assert_eq!(too_much(0.0, 100 * GIB, 20 * GIB, DAY), None, "an idle source");
+        assert_eq!(too_much(rate, "just now", 100 * GIB, 30 * GIB, DAY), None);
+        assert_eq!(too_much(rate, "just now", 100 * GIB, 20 * GIB, DAY).unwrap().id, "retained_wal.budget_spent_early");
+        assert_eq!(too_much(0.0, "just now", 100 * GIB, 20 * GIB, DAY), None, "an idle source");
     }
 }

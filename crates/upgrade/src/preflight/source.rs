@@ -1,11 +1,6 @@
 //! The source as the checks see it: what most of them need is read once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    error::Error as _,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, error::Error as _, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_postgres::error::SqlState;
 
@@ -15,7 +10,8 @@ use super::{
 };
 use crate::{
     config::Databases,
-    pg::{PgError, Session},
+    fix::setting,
+    pg::{PgError, Session, ident},
     world::{Database, World},
 };
 
@@ -50,9 +46,44 @@ pub(super) struct Source {
     pub databases: Vec<Database>,
     /// Processes that serve connections of poolers; `None` unless every pooler was seen.
     pub pooled: Option<Vec<i32>>,
+    /// What roles and databases are given, by the setting's name.
+    pub given: Vec<Given>,
     settings: BTreeMap<String, String>,
-    /// Settings whose files say otherwise since the source was started.
-    pending: BTreeSet<String>,
+    /// Settings whose files say otherwise since the source was started, and what they say, as far as this role may see it.
+    pending: BTreeMap<String, Option<String>>,
+}
+
+/// A setting of a role, of a database, or of a role in a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Given {
+    pub name: String,
+    pub value: String,
+    pub role: Option<String>,
+    pub database: Option<String>,
+}
+
+impl Given {
+    /// Returns whose it is, as ALTER names them.
+    pub fn owner(&self) -> String {
+        match (&self.role, &self.database) {
+            (Some(role), Some(database)) => {
+                format!("ROLE {} IN DATABASE {}", ident::quote(role), ident::quote(database))
+            }
+            (Some(role), None) => format!("ROLE {}", ident::quote(role)),
+            (None, Some(database)) => format!("DATABASE {}", ident::quote(database)),
+            (None, None) => "ROLE ALL".to_owned(),
+        }
+    }
+
+    /// Returns whose it is, in words.
+    pub fn place(&self) -> String {
+        match (&self.role, &self.database) {
+            (Some(role), Some(database)) => format!("role {role} in database {database}"),
+            (Some(role), None) => format!("role {role}"),
+            (None, Some(database)) => format!("database {database}"),
+            (None, None) => "every role".to_owned(),
+        }
+    }
 }
 
 /// One database of the upgrade, entered.
@@ -69,6 +100,10 @@ pub(super) struct Entered {
     pub target_settings: Vec<(String, String)>,
     /// Where the operator says that programs are.
     pub bindirs: Vec<PathBuf>,
+    /// There are so few databases that something may be measured in each for a moment.
+    pub may_wait: bool,
+    /// How long clients may have to wait.
+    pub write_pause: Duration,
 }
 
 const WHO_AND_WHAT: &str = "
@@ -77,6 +112,18 @@ const WHO_AND_WHAT: &str = "
            pg_catalog.current_setting('is_superuser') = 'on'";
 
 const SETTINGS: &str = "SELECT name, setting, pending_restart FROM pg_catalog.pg_settings WHERE setting IS NOT NULL";
+
+/// The last one counts, whatever of it was applied.
+const IN_FILES: &str = "
+    SELECT DISTINCT ON (name) name, setting FROM pg_catalog.pg_file_settings
+     WHERE name = ANY($1::text[]) ORDER BY name, seqno DESC";
+
+const GIVEN: &str = "
+    SELECT pg_catalog.split_part(c, '=', 1), pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1), r.rolname::text,
+           d.datname::text
+      FROM pg_catalog.pg_db_role_setting AS s CROSS JOIN LATERAL unnest(s.setconfig) AS c
+      LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = s.setrole
+      LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase ORDER BY 1, 3, 4";
 
 const DATABASES: &str = "
     SELECT oid, datname::text FROM pg_catalog.pg_database
@@ -101,7 +148,15 @@ impl Source {
         let row = session.query_one(WHO_AND_WHAT, &[]).await?;
         let rows = session.query(SETTINGS, &[]).await?;
         let settings: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let pending = rows.iter().filter(|row| row.get(2)).map(|row| row.get(0)).collect();
+        let pending: Vec<String> = rows.iter().filter(|row| row.get(2)).map(|row| row.get(0)).collect();
+        let pending = in_files(&session, pending).await;
+        let given = session.query(GIVEN, &[]).await?;
+        let given = given.iter().map(|row| Given {
+            name: row.get(0),
+            value: row.get(1),
+            role: row.get(2),
+            database: row.get(3),
+        });
         let rows = session.query(DATABASES, &[]).await?;
         let databases = rows.iter().map(|row| Database { oid: row.get(0), name: row.get(1) });
         let databases = databases.filter(|database| match &world.config.source.databases {
@@ -115,6 +170,7 @@ impl Source {
             data_dir: settings.get("data_directory").map(PathBuf::from),
             databases: databases.collect(),
             pooled: None,
+            given: given.collect(),
             settings,
             pending,
             session,
@@ -143,18 +199,33 @@ impl Source {
 
     /// Whether a changed value of this setting waits for a restart.
     pub fn waits_for_restart(&self, name: &str) -> bool {
-        self.pending.contains(name)
+        self.pending.contains_key(name)
+    }
+
+    /// Whether what waits for a restart is as much as `value`, or more.
+    pub fn will_suffice(&self, name: &str, value: &str) -> bool {
+        let waiting = self.pending.get(name).and_then(Option::as_deref);
+        waiting.is_some_and(|waiting| setting::suffices(waiting, value))
     }
 
     /// Returns a setting that is a number, in its own unit; `None` if this major does not have it.
     pub fn number(&self, name: &str) -> Option<i64> {
         self.setting(name)?.parse().ok()
     }
+}
 
-    /// Returns how many databases are upgraded.
-    pub fn streams(&self) -> i64 {
-        i64::try_from(self.databases.len()).unwrap_or(i64::MAX)
-    }
+/// Reads what the files say of these; nothing of it is known to a role that may not look into them.
+async fn in_files(session: &Session, names: Vec<String>) -> BTreeMap<String, Option<String>> {
+    let rows = if names.is_empty() { Ok(Vec::new()) } else { session.query(IN_FILES, &[&names]).await };
+    let said: BTreeMap<String, Option<String>> =
+        rows.unwrap_or_default().iter().map(|row| (row.get(0), row.get(1))).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let value = said.get(&name).cloned().flatten();
+            (name, value)
+        })
+        .collect()
 }
 
 /// Says why the source could not be entered, in words that lead to the cure.

@@ -5,17 +5,9 @@ use super::{
     about::{About, Applied, Topic, blocker, note},
     finding::{counted, has, listed},
     rules::{self, Rule},
-    source::Source,
+    source::{Given, Source},
 };
-use crate::{pg::ident, world::World};
-
-/// Settings of roles and databases: pg_upgrade restores them by statements, and each must be understood.
-const OF_ROLES: &str = "
-    SELECT pg_catalog.split_part(c, '=', 1), pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1), r.rolname::text,
-           d.datname::text
-      FROM pg_catalog.pg_db_role_setting AS s CROSS JOIN LATERAL unnest(s.setconfig) AS c
-      LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = s.setrole
-      LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase ORDER BY 1, 3, 4";
+use crate::world::World;
 
 /// Settings in force, and whether somebody gave them a value.
 const IN_FORCE: &str = "SELECT name, setting, source::text FROM pg_catalog.pg_settings ORDER BY name";
@@ -34,27 +26,6 @@ pub(super) const ABOUT: About = About {
     ],
 };
 
-/// A setting of a role or a database.
-struct Own {
-    name: String,
-    value: String,
-    role: Option<String>,
-    database: Option<String>,
-}
-
-impl Own {
-    fn owner(&self) -> String {
-        match (&self.role, &self.database) {
-            (Some(role), Some(database)) => {
-                format!("ROLE {} IN DATABASE {}", ident::quote(role), ident::quote(database))
-            }
-            (Some(role), None) => format!("ROLE {}", ident::quote(role)),
-            (None, Some(database)) => format!("DATABASE {}", ident::quote(database)),
-            (None, None) => "ROLE ALL".to_owned(),
-        }
-    }
-}
-
 /// A setting in force.
 struct InForce {
     name: String,
@@ -64,11 +35,6 @@ struct InForce {
 
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let target = world.config.target.version;
-    let own = source.session.query(OF_ROLES, &[]).await?;
-    let own: Vec<_> = own
-        .iter()
-        .map(|row| Own { name: row.get(0), value: row.get(1), role: row.get(2), database: row.get(3) })
-        .collect();
     let in_force = source.session.query(IN_FORCE, &[]).await?;
     let in_force: Vec<_> = in_force
         .iter()
@@ -81,7 +47,7 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let rules: Vec<_> = rules::between(source.major(), target).collect();
     let mut findings = Vec::new();
     for rule in &rules {
-        findings.extend(refused(rule, &own, &in_force, target));
+        findings.extend(refused(rule, &source.given, &in_force, target));
     }
     findings.extend(left_out(&rules, &in_force, target));
     // what the operator gave the target has no default
@@ -90,8 +56,9 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     Ok(findings)
 }
 
-/// Settings that stop the upgrade: of roles and databases, and values in a file that the target would not start with.
-fn refused(rule: &Rule, own: &[Own], in_force: &[InForce], target: u16) -> Option<Finding> {
+/// Settings that stop the upgrade: of roles and databases, which pg_upgrade restores by statements that must be understood, and
+/// values in a file that the target would not start with.
+fn refused(rule: &Rule, own: &[Given], in_force: &[InForce], target: u16) -> Option<Finding> {
     let bad_value = |name: &str, value: &str| {
         rule.values.get(name).is_some_and(|values| values.iter().any(|bad| bad.eq_ignore_ascii_case(value)))
     };
@@ -172,7 +139,7 @@ mod tests {
 
     #[test]
     fn setting_of_a_role_or_a_database_that_is_gone_stops_the_upgrade() {
-        let own = |role: Option<&str>, database: Option<&str>| Own {
+        let own = |role: Option<&str>, database: Option<&str>| Given {
             name: "force_parallel_mode".into(),
             value: "on".into(),
             role: role.map(str::to_owned),

@@ -3,8 +3,11 @@
 
 use std::{collections::BTreeSet, process::Stdio, time::Duration};
 
-use pgleap_local::Auth;
-use pgleap_upgrade::preflight::Severity::{self, Blocker, Note, Warning};
+use pgleap_local::{Auth, Icu};
+use pgleap_upgrade::preflight::{
+    Report,
+    Severity::{self, Blocker, Note, Warning},
+};
 use tokio::time::Instant;
 
 use crate::preflight::{Bed, GOOD_TABLES, LONG, Wishes, assert_says, ids};
@@ -15,7 +18,11 @@ struct Case {
     severity: Severity,
     sql: &'static [&'static str],
     says: &'static [&'static str],
+    /// The first major that can have it.
+    since: u16,
 }
+
+const ANY: Case = Case { id: "", severity: Note, sql: &[], says: &[], since: 13 };
 
 const CASES: &[Case] = &[
     Case {
@@ -27,15 +34,49 @@ const CASES: &[Case] = &[
             "ALTER TABLE full_generated REPLICA IDENTITY FULL",
         ],
         says: &["2 tables of database `app`", "public.by_generated (b)", "public.full_generated (b)", "USING INDEX"],
+        ..ANY
     },
     Case {
         id: "replica_identity.missing",
         severity: Blocker,
-        sql: &["CREATE TABLE keyless_generated (a int, b int GENERATED ALWAYS AS (a * 2) STORED)"],
+        sql: &[
+            "CREATE TABLE keyless_generated (a int, b int GENERATED ALWAYS AS (a * 2) STORED)",
+            "CREATE TABLE keyless_busy (a int)",
+            "INSERT INTO keyless_busy SELECT generate_series(1, 5000); ANALYZE keyless_busy",
+            "UPDATE keyless_busy SET a = a + 1",
+        ],
         says: &[
+            // the dearest comes first
+            "2 tables of database `app` have no replica identity: `public.keyless_busy`",
+            "ALTER TABLE public.keyless_busy REPLICA IDENTITY FULL;  -- ",
+            "updates and deletes/s (on average over",
+            "each a scan of 5000 rows where they are applied",
             "ON CONFLICT",
             "ALTER TABLE public.keyless_generated ADD PRIMARY KEY (…);  -- FULL would hold a generated column",
         ],
+        ..ANY
+    },
+    Case {
+        id: "replica_identity.full_scans",
+        severity: Warning,
+        sql: &[
+            "CREATE TABLE full_busy (a int); ALTER TABLE full_busy REPLICA IDENTITY FULL",
+            "INSERT INTO full_busy SELECT generate_series(1, 30000); ANALYZE full_busy",
+            "UPDATE full_busy SET a = a + 1",
+        ],
+        says: &[
+            "1 table of database `app` has REPLICA IDENTITY FULL and no index to find rows by: `public.full_busy: ",
+            "each a scan of 30000 rows where they are applied",
+            "ALTER TABLE public.full_busy ADD PRIMARY KEY (…);",
+        ],
+        ..ANY
+    },
+    Case {
+        id: "table.busiest",
+        severity: Note,
+        sql: &["CREATE TABLE busy (a int PRIMARY KEY); INSERT INTO busy SELECT generate_series(1, 50000)"],
+        says: &["of database `app` take", "public.busy: ", " rows/s inserted, 0 updated, 0 deleted, on average over"],
+        ..ANY
     },
     Case {
         id: "timeout.ends_apply",
@@ -43,13 +84,24 @@ const CASES: &[Case] = &[
         sql: &[
             "ALTER SYSTEM SET lock_timeout = '10s'",
             "ALTER DATABASE other SET lock_timeout = '1s'",
+            "ALTER ROLE ALL SET lock_timeout = '2s'",
             "SELECT pg_reload_conf()",
         ],
         says: &[
             "lock_timeout = 10s (postgresql.conf)",
             "lock_timeout = 1s (database other)",
-            "ALTER DATABASE other RESET lock_timeout;",
+            "lock_timeout = 2s (every role)",
+            "ALTER ROLE ALL RESET lock_timeout;",
+            "ALTER DATABASE \"other\" RESET lock_timeout;",
         ],
+        ..ANY
+    },
+    Case {
+        id: "timeout.outlasts_pause",
+        severity: Note,
+        sql: &["CREATE ROLE patient; ALTER ROLE patient IN DATABASE app SET statement_timeout = '30s'"],
+        says: &["write pause of 2 s", "statement_timeout = 30s (role patient in database app)"],
+        ..ANY
     },
     Case {
         id: "job.runs_twice",
@@ -59,6 +111,7 @@ const CASES: &[Case] = &[
             "INSERT INTO cron.job VALUES (1, 'CALL nightly()', 5432, true), (2, 'CALL never()', 5432, false)",
         ],
         says: &["1 active job of pg_cron", "CALL nightly()", "\"cron.launch_active_jobs\" = \"off\""],
+        ..ANY
     },
     Case {
         id: "partition.made_by_job",
@@ -69,18 +122,21 @@ const CASES: &[Case] = &[
             "INSERT INTO partman.part_config VALUES ('public.events', 4, 'on'), ('public.old', 4, 'off')",
         ],
         says: &["1 table of database `app`", "public.events", "premake + 30"],
+        ..ANY
     },
     Case {
         id: "follower.logical",
         severity: Warning,
         sql: &["SELECT pg_create_logical_replication_slot('debezium', 'pgoutput')"],
-        says: &["1 logical slot", "debezium in app (pgoutput)"],
+        says: &["others read changes by", "debezium in app (pgoutput)"],
+        ..ANY
     },
     Case {
         id: "follower.unused_slot",
         severity: Note,
         sql: &["SELECT pg_create_physical_replication_slot('gone')"],
         says: &["`gone`"],
+        ..ANY
     },
     Case {
         id: "index.invalid",
@@ -90,6 +146,7 @@ const CASES: &[Case] = &[
             "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'failed'::regclass",
         ],
         says: &["1 index not valid", "REINDEX INDEX CONCURRENTLY public.failed;"],
+        ..ANY
     },
     Case {
         id: COLLATION,
@@ -104,6 +161,7 @@ const CASES: &[Case] = &[
             "pg_catalog.\"und-x-icu\" 0.1 → ",
             "REINDEX INDEX CONCURRENTLY public.sorted_t;\nALTER COLLATION pg_catalog.\"und-x-icu\" REFRESH VERSION;",
         ],
+        ..ANY
     },
     Case {
         id: LIBRARY,
@@ -115,6 +173,65 @@ const CASES: &[Case] = &[
               WHERE proname = 'lost'",
         ],
         says: &["lacks 1 library of database `app`", "$libdir/postgis-9 (a function of its own)", "pg_upgrade refuses"],
+        ..ANY
+    },
+    Case {
+        id: "publication.restricted",
+        severity: Warning,
+        sql: &[
+            "CREATE TABLE sold (a int PRIMARY KEY, b int)",
+            "CREATE PUBLICATION partial FOR TABLE sold WITH (publish = 'insert', publish_via_partition_root)",
+        ],
+        says: &["`partial (publish = 'insert'; publish_via_partition_root)`", "ALTER SUBSCRIPTION … CONNECTION"],
+        ..ANY
+    },
+    Case {
+        id: "publication.restricted",
+        severity: Warning,
+        sql: &[
+            "CREATE TABLE shipped (a int PRIMARY KEY, b int)",
+            "CREATE PUBLICATION filtered FOR TABLE shipped (a) WHERE (a > 0)",
+        ],
+        says: &["filtered (row filters on public.shipped; column lists on public.shipped)"],
+        since: 15,
+    },
+    Case {
+        id: "publication.carried",
+        severity: Note,
+        sql: &["CREATE PUBLICATION whole FOR TABLE sold"],
+        says: &["1 publication of database `app`, ", " of subscribers there: `whole`"],
+        ..ANY
+    },
+    Case {
+        id: "failover_slot.not_carried",
+        severity: Warning,
+        sql: &["SELECT pg_create_logical_replication_slot('kept', 'pgoutput', failover => true)"],
+        says: &["1 slot that survives a failover: `kept in app`"],
+        since: 17,
+    },
+    Case {
+        id: "failover_slot.held_up",
+        severity: Warning,
+        sql: &["ALTER SYSTEM SET synchronized_standby_slots = 'gone'", "SELECT pg_reload_conf()"],
+        says: &["`gone`", "nothing reaches those who read `kept in app`", "SET synchronized_standby_slots = ''"],
+        since: 17,
+    },
+    // rows of catalogs stand for extensions: no major has the same ones here as elsewhere
+    Case {
+        id: EXTENSIONS[0],
+        severity: Warning,
+        sql: &[
+            "INSERT INTO pg_extension SELECT 99990, 'lost', extowner, extnamespace, false, '1.0' FROM pg_extension LIMIT 1",
+        ],
+        says: &["`lost 1.0`", "install their packages"],
+        ..ANY
+    },
+    Case {
+        id: EXTENSIONS[1],
+        severity: Warning,
+        sql: &["UPDATE pg_extension SET extversion = '0.1' WHERE extname = 'plpgsql'"],
+        says: &["1 extension of database `app` has no way", "plpgsql 0.1 → 1.0", "has scripts from no other version"],
+        ..ANY
     },
     // the last: everything else was made before the checkpoint
     Case {
@@ -125,6 +242,7 @@ const CASES: &[Case] = &[
             "1 table or view of database `app` made, altered or emptied since the checkpoint at",
             "public.just_made",
         ],
+        ..ANY
     },
 ];
 
@@ -132,6 +250,7 @@ const CASES: &[Case] = &[
 const COLLATION: &str = "collation.changed";
 /// Looked for where the target's programs are.
 const LIBRARY: &str = "library.missing";
+const EXTENSIONS: [&str; 2] = ["extension.not_on_target", "extension.no_update_path"];
 
 /// Found with these, for the settings that they need; they keep commits waiting, so they come last.
 const SETTINGS: &[(&str, &str)] = &[
@@ -142,6 +261,43 @@ const SETTINGS: &[(&str, &str)] = &[
     ("synchronous_standby_names", "near"),
 ];
 
+/// What the packages of this machine happen to be built with decides which finding there is, if any.
+fn assert_icu(source: u16, target: u16, report: &Report) {
+    let icu = |major| pgleap_local::find(major, &[]).ok()?.icu();
+    match (icu(source), icu(target)) {
+        (_, Some(Icu::Without)) => {
+            assert_says(
+                report,
+                "collation.no_icu",
+                Blocker,
+                &[&format!("PostgreSQL {target} on this host is built without")],
+            );
+        }
+        (Some(Icu::Linked(from)), Some(Icu::Linked(to))) if from != to => {
+            let says =
+                [&*format!("ICU {from}, the target's {to}: 1 index"), "REINDEX INDEX CONCURRENTLY public.sorted_t;"];
+            assert_says(report, "collation.icu_differs", Warning, &says);
+        }
+        _ => assert!(!ids(report).iter().any(|id| ["collation.no_icu", "collation.icu_differs"].contains(id))),
+    }
+}
+
+/// What the packages of 15 and 17 bring: a path of several scripts.
+#[tokio::test]
+async fn extension_with_a_way_to_the_targets_version_is_a_note_and_one_that_has_it_is_none() {
+    let Some(bed) = Bed::start(15, Auth::Trust).await else { return };
+    let wishes = Wishes { target: 17, ..bed.wishes(&bed.pooler("pgbouncer".into(), "pool")) };
+    let made = bed.client("postgres").await.batch_execute("CREATE EXTENSION hstore VERSION '1.4'").await;
+    if made.is_err() || pgleap_local::find(17, &[]).is_err() {
+        eprintln!("skipped: PostgreSQL 15 with contrib and 17 are not installed");
+        return;
+    }
+    let report = wishes.check().await;
+    assert_says(&report, "extension.older", Note, &["hstore 1.4 → 1.8", "ALTER EXTENSION \"hstore\" UPDATE;"]);
+    bed.run("postgres", &["UPDATE pg_extension SET extversion = '1.8' WHERE extname = 'hstore'"]).await;
+    assert!(!ids(&wishes.check().await).iter().any(|id| id.starts_with("extension.")));
+}
+
 async fn every_case(major: u16) {
     let Some(bed) = Bed::start(major, Auth::Trust).await else { return };
     bed.run("postgres", &["CREATE DATABASE app", "CREATE DATABASE other"]).await;
@@ -151,8 +307,14 @@ async fn every_case(major: u16) {
     let sound = bed.wishes(&spec);
     let budgets = format!("{}\nlong_transaction = \"1s\"", sound.budgets);
     let wishes = Wishes { target: 18.max(major + 1), budgets, ..sound };
-    let mut late =
-        BTreeSet::from(["archive.not_carried", "follower.synchronous", "follower.standby", "transaction.idle"]);
+    let mut late = BTreeSet::from([
+        "archive.not_carried",
+        "follower.synchronous",
+        "follower.standby",
+        "transaction.idle",
+        "statement.long",
+        "statement.slow",
+    ]);
     let seen = ids(&wishes.check().await);
     let early: Vec<_> =
         CASES.iter().map(|case| case.id).chain(late.iter().copied()).filter(|id| seen.contains(id)).collect();
@@ -162,10 +324,13 @@ async fn every_case(major: u16) {
     let has_icu = bed.client("app").await.query_one(row, &[]).await.unwrap().get::<_, i64>(0) > 0;
     let has_target = pgleap_local::find(wishes.target, &[]).is_ok();
     let cases = CASES.iter().filter(|case| has_icu || case.id != COLLATION);
-    let cases = || cases.clone().filter(|case| has_target || case.id != LIBRARY);
+    let by_target = |case: &&Case| case.id == LIBRARY || EXTENSIONS.contains(&case.id);
+    let cases = || cases.clone().filter(|case| major >= case.since && (has_target || !by_target(case)));
     for case in cases() {
         bed.run("app", case.sql).await;
     }
+    let reading = bed.client("app").await;
+    let reading = tokio::spawn(async move { drop(reading.batch_execute("SELECT pg_sleep(60)").await) });
     let idle = bed.client("app").await;
     idle.batch_execute("BEGIN; SELECT 1").await.unwrap();
     let standby = tokio::process::Command::new(bed.server.installation.tool("pg_receivewal"))
@@ -178,13 +343,18 @@ async fn every_case(major: u16) {
     let until = Instant::now() + LONG;
     let report = loop {
         let report = wishes.check().await;
-        if ["follower.standby", "transaction.idle"].iter().all(|id| ids(&report).contains(id)) {
+        let seen = ids(&report);
+        let expected = cases().map(|case| case.id).chain(["follower.standby", "transaction.idle", "statement.long"]);
+        let missing: Vec<_> = expected.filter(|id| !seen.contains(id)).collect();
+        if missing.is_empty() {
             break report;
         }
-        assert!(Instant::now() < until, "{report:#?}");
+        assert!(Instant::now() < until, "not found on {major}: {missing:?} in {report:#?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     drop(standby);
+    reading.abort();
+    assert_says(&report, "statement.long", Warning, &["role `postgres`", "active", "before its statement has ended"]);
     assert_says(
         &report,
         "transaction.idle",
@@ -195,15 +365,30 @@ async fn every_case(major: u16) {
         assert_says(&report, case.id, case.severity, case.says);
     }
     assert_says(&report, "follower.standby", Warning, &["1 standby follows the source", "near at 127.0.0.1"]);
-    late.retain(|id| !["follower.standby", "transaction.idle"].contains(id));
+    late.retain(|id| !["follower.standby", "transaction.idle", "statement.long"].contains(id));
     assert!(late.iter().all(|id| !ids(&report).contains(id)), "{report:#?}");
+
+    if has_icu {
+        let targets = [wishes.target, 17].into_iter().filter(|target| *target > major);
+        for target in targets.filter(|target| pgleap_local::find(*target, &[]).is_ok()) {
+            assert_icu(major, target, &Wishes { target, ..wishes.clone() }.check().await);
+        }
+    }
 
     let quiet = Wishes { settings: "\"cron.launch_active_jobs\" = \"off\"".into(), ..wishes.clone() }.check().await;
     assert!(!ids(&quiet).contains("job.runs_twice"), "{quiet:#?}");
     assert_says(&quiet, "job.off_on_target", Note, &["1 active job"]);
 
-    bed.restart(SETTINGS).await;
-    let report = wishes.check().await;
+    let counted = bed.client("app").await.batch_execute("CREATE EXTENSION pg_stat_statements").await.is_ok();
+    let preload = ("shared_preload_libraries", if counted { "pg_stat_statements" } else { "" });
+    bed.restart(&[SETTINGS, &[preload]].concat()).await;
+    bed.run("app", &["SET synchronous_commit = off; SELECT pg_sleep(0.2)"]).await;
+    let budgets = format!("{}\nwrite_pause = \"100ms\"", wishes.budgets);
+    let report = Wishes { budgets, ..wishes }.check().await;
+    if counted {
+        let says = ["longer than the write pause of 0.1 s", " of role postgres: 0.", "1 calls", "queryid IN ("];
+        assert_says(&report, "statement.slow", Note, &says);
+    }
     assert_says(&report, "archive.not_carried", Warning, &["archive_mode = on", "archive_command"]);
     assert_says(&report, "follower.synchronous", Warning, &["near"]);
 }

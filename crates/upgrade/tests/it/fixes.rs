@@ -288,3 +288,50 @@ async fn what_somebody_else_relies_on_by_now_is_not_taken_back() {
     site.bed.run("app", &["INSERT INTO no_key VALUES (1); UPDATE no_key SET a = 2"]).await;
     assert!(site.state().await.contains(&"setting wal_level logical".to_owned()));
 }
+
+#[tokio::test]
+async fn limit_that_somebody_raised_and_that_waits_for_its_restart_is_not_lowered() {
+    let Some(site) = Site::start(15).await else { return };
+    site.bed.run("app", &["ALTER SYSTEM SET max_wal_senders = 40", "SELECT pg_reload_conf()"]).await;
+    let conf = site.bed.server.data_dir.join("postgresql.auto.conf");
+    let raised = std::fs::read_to_string(&conf).unwrap();
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let found = loop {
+        let report = site.check().await;
+        let found = report.findings.into_iter().find(|finding| finding.id == "wal_senders.too_few").unwrap();
+        if found.cause.as_deref().is_some_and(|cause| cause.contains("waits for a restart")) {
+            break found;
+        }
+        assert!(tokio::time::Instant::now() < until, "{found:#?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert!(found.fixes.is_empty(), "there is nothing left to change: {found:#?}");
+    assert!(found.remedy.as_deref().is_some_and(|remedy| remedy.starts_with("restart")), "{found:#?}");
+
+    // whoever looked before it was raised
+    let remedy = Remedy { finding: found.id.into(), fixes: vec![Fix::restart("max_wal_senders", 5)] };
+    assert_eq!(site.chain().fix(&[remedy]).await.unwrap(), Outcome::Done);
+    assert_eq!(std::fs::read_to_string(&conf).unwrap(), raised);
+    assert_unwound(site.chain().unfix(&[]).await);
+    assert_eq!(std::fs::read_to_string(&conf).unwrap(), raised);
+}
+
+#[tokio::test]
+async fn trigger_of_a_partition_made_since_is_put_back_with_its_parents() {
+    for major in [13, 18] {
+        let Some(site) = Site::start(major).await else { continue };
+        let remedies = site.remedies().await;
+        let triggers: Vec<_> = remedies.into_iter().filter(|r| r.finding == "trigger.fires_on_apply").collect();
+        assert_eq!(site.chain().fix(&triggers).await.unwrap(), Outcome::Done);
+        let made = [
+            "CREATE TABLE parts_3 PARTITION OF parts FOR VALUES FROM (20) TO (29) PARTITION BY RANGE (a)",
+            "CREATE TABLE parts_3_1 PARTITION OF parts_3 FOR VALUES FROM (20) TO (22)",
+        ];
+        site.bed.run("app", &made).await;
+        assert_unwound(site.chain().unfix(&[]).await);
+        let state = site.state().await;
+        let fires = |table: &str, how: &str| state.contains(&format!("trigger {table} of_parts {how}"));
+        assert!(fires("parts", "A") && fires("parts_2", "D") && fires("parts_1", "R"), "{state:#?}");
+        assert!(fires("parts_3", "A") && fires("parts_3_1", "A"), "{state:#?}");
+    }
+}

@@ -608,7 +608,9 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
         let mut spec = bed.pooler(bin.clone(), &format!("pool{number}"));
         spec.pool_mode = "session".into();
         spec.extra.retain(|(name, _)| name != "server_login_retry");
-        spec.extra.push(("query_wait_timeout".into(), "1".into()));
+        for patience in ["query_wait_timeout", "query_timeout", "client_login_timeout"] {
+            spec.extra.push((patience.into(), "1".into()));
+        }
         let pooler = KillOnDrop(spec.start().await.unwrap());
         let wishes = bed.wishes(&spec);
 
@@ -619,6 +621,8 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
         console(&spec).await.simple_query("PAUSE app").await.unwrap();
         let report = Wishes { ini: bed.path("absent.ini"), ..wishes.clone() }.check().await;
         assert_says(&report, "pooler.query_wait_timeout", Severity::Blocker, &["after 1 s", "lease are 2.5 s"]);
+        assert_says(&report, "pooler.query_timeout", Severity::Blocker, &["after 1 s", "query_timeout = 120"]);
+        assert_says(&report, "pooler.client_login_timeout", Severity::Warning, &["within 1 s"]);
         assert_says(&report, "pooler.server_login_retry", Severity::Warning, &["for 15 s", "server_login_retry = 1"]);
         assert_says(&report, "pooler.session_pooling", Severity::Warning, &["`app`", "clients = \"reconnect\""]);
         assert_says(&report, "pooler.paused", Severity::Blocker, &["`app`", "RESUME \"app\""]);

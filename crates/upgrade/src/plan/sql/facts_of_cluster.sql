@@ -1,7 +1,7 @@
 -- Says what a cluster is and how it is used: one row.
 -- Runs on: source, 13 and later.  Role: any; what it may not see is null.  Locks: none on tables.  Writes: no.
 -- Columns: version_num int, version text, platform text, in_recovery bool, the engine's marks (is_aurora, has_boundary,
---          is_rds, is_cloud_sql, is_azure bool), slots, senders, connections int, longest_transaction_s float8
+--          is_rds, is_cloud_sql, is_azure bool), connections int, longest_transaction_s float8
 SELECT pg_catalog.current_setting('server_version_num')::int AS version_num,
        pg_catalog.current_setting('server_version') AS version,
        pg_catalog.version() AS platform,
@@ -11,8 +11,6 @@ SELECT pg_catalog.current_setting('server_version_num')::int AS version_num,
        EXISTS (SELECT FROM pg_catalog.pg_settings WHERE name = 'rds.extensions') AS is_rds,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'cloudsqlsuperuser') AS is_cloud_sql,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'azure_pg_admin') AS is_azure,
-       (SELECT count(*) FROM pg_catalog.pg_replication_slots)::int AS slots,
-       (SELECT count(*) FROM pg_catalog.pg_stat_replication)::int AS senders,
        (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')::int AS connections,
        (SELECT coalesce(extract(epoch FROM max(pg_catalog.clock_timestamp() - xact_start)), 0)::float8
           FROM pg_catalog.pg_stat_activity

@@ -1,7 +1,8 @@
--- Lists tables that FOR ALL TABLES would publish and whose UPDATE or DELETE could not be replicated.
+-- Lists tables that FOR ALL TABLES would publish and whose UPDATE or DELETE could not be replicated, or only by comparing rows.
 -- Runs on: source, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
 -- Columns: table_name text, identity text (pg_class.relreplident), deferrable_key bool, usable_index text,
---          incomparable text[] (columns and their types), generated bool (it has stored generated columns)
+--          incomparable text[] (columns and their types), generated bool (it has stored generated columns), oid oid,
+--          searchable bool (an index that 16 and later find rows by under FULL)
 -- Partitioned tables are left out: what counts is the partition that a row is in.
 WITH RECURSIVE keys AS (
     -- Only indexes that are valid and checked at once identify rows (RelationGetIndexList).
@@ -67,8 +68,12 @@ SELECT pg_catalog.format('%I.%I', n.nspname, u.relname) AS table_name,
          ORDER BY i.indnkeyatts, ic.relname LIMIT 1) AS usable_index,
        coalesce(b.columns, '{}') AS incomparable,
        EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
-                WHERE a.attrelid = u.oid AND a.attgenerated = 's' AND NOT a.attisdropped) AS generated
+                WHERE a.attrelid = u.oid AND a.attgenerated = 's' AND NOT a.attisdropped) AS generated,
+       u.oid,
+       EXISTS (SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS ic ON ic.oid = i.indexrelid
+                 JOIN pg_catalog.pg_am AS m ON m.oid = ic.relam
+                WHERE i.indrelid = u.oid AND i.indisvalid AND i.indpred IS NULL AND m.amname = 'btree'
+                  AND i.indkey[0] <> 0) AS searchable
   FROM unidentified AS u JOIN pg_catalog.pg_namespace AS n ON n.oid = u.relnamespace
   LEFT JOIN incomparable_columns AS b ON b.attrelid = u.oid
- WHERE u.relreplident <> 'f' OR b.columns IS NOT NULL
  ORDER BY 1

@@ -1,0 +1,98 @@
+//! Timeouts of clients that let a statement or a transaction outlast the write pause.
+
+use std::time::Duration;
+
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, note},
+    finding::listed,
+    source::Source,
+};
+use crate::world::World;
+
+/// What ends statements and transactions that last too long.
+const ENDING: [&str; 3] = ["statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"];
+
+/// pgleap's own sessions have values of their own, so what clients get is read where it is given.
+const IN_FILES: &str = "
+    SELECT name, setting FROM pg_catalog.pg_file_settings WHERE applied AND name = ANY($1::text[]) ORDER BY 1";
+
+pub(super) const ABOUT: About = About {
+    check: "client_timeouts",
+    topic: Topic::Activity,
+    reads: "`statement_timeout`, `idle_in_transaction_session_timeout` and `transaction_timeout` in files, of roles and databases",
+    why: "A pool pauses when its clients' transactions have ended. A limit that is longer than the write pause does not see to it; \
+          one that is 0, as it is by default, is none, and has no finding of its own: `long_transactions` and `slow_statements` \
+          tell who makes use of that. While clients wait in a paused pool no server counts their time, so a short limit does no \
+          harm there.",
+    findings: &[note(
+        "timeout.outlasts_pause",
+        Applied::ByHand("how long clients may take is the application's to say."),
+    )],
+};
+
+pub(super) async fn check(world: &World, source: &Source) -> Answer {
+    let names: Vec<_> = ENDING.iter().map(|name| (*name).to_owned()).collect();
+    let rows = source.session.query(IN_FILES, &[&names]).await?;
+    let in_files = rows.iter().map(|row| (row.get(0), row.get(1), "postgresql.conf".to_owned()));
+    let (user, databases) = (&world.source.endpoint.user, source.names());
+    let given = source.given.iter().filter(|given| {
+        ENDING.contains(&given.name.as_str())
+            && given.role.as_ref() != Some(user)
+            && given.database.as_ref().is_none_or(|database| databases.contains(database))
+    });
+    let given = given.map(|given| (given.name.clone(), given.value.clone(), given.place()));
+    let all: Vec<(String, String, String)> = in_files.chain(given).collect();
+    Ok(judge(world.config.budgets.write_pause, &all).into_iter().collect())
+}
+
+fn judge(pause: Duration, given: &[(String, String, String)]) -> Option<Finding> {
+    let outlasts = |value: &str| duration(value).is_some_and(|limit| limit > pause);
+    let names = given.iter().filter(|(_, value, _)| outlasts(value));
+    let names: Vec<_> = names.map(|(name, value, place)| format!("{name} = {value} ({place})")).collect();
+    let pause = pause.as_secs_f64();
+    (!names.is_empty()).then(|| {
+        let message = format!("clients may take longer than the write pause of {pause} s: {}", listed(&names));
+        Finding::note("timeout.outlasts_pause", message)
+            .because("a pool does not pause before they have ended; the switchover waits within its budget, and then goes back")
+            .number("write_pause_s", pause)
+            .objects(names)
+            .fix("switch over while no long statements run, or shorten these for the hour of the switchover")
+    })
+}
+
+/// Reads a time as a server does: a number of milliseconds, or one with its unit.
+fn duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let number = text.trim_end_matches(|c: char| c.is_alphabetic() || c == ' ');
+    let seconds = match text[number.len()..].trim() {
+        "us" => 1e-6,
+        "" | "ms" => 1e-3,
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limit_is_compared_in_whatever_unit_it_is_given() {
+        let pause = Duration::from_secs(2);
+        let found = |value: &str| {
+            judge(pause, &[("statement_timeout".into(), value.into(), "role app".into())])
+                .map(|finding| finding.message)
+        };
+        assert_eq!(
+            found("30s").unwrap(),
+            "clients may take longer than the write pause of 2 s: `statement_timeout = 30s (role app)`"
+        );
+        assert!(["2001", "2.5 s", "1min", "1h", "1d"].iter().all(|value| found(value).is_some()));
+        assert!(["0", "2000", "1999ms", "2s", "5us", "soon"].iter().all(|value| found(value).is_none()));
+    }
+}

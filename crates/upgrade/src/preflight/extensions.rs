@@ -1,0 +1,224 @@
+//! Whether the target's installation has the source's extensions, and can bring each to its own version.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::{Path, PathBuf},
+};
+
+use pgleap_local::Installation;
+
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, note, warning},
+    finding::{counted, has, listed},
+    source::Entered,
+};
+use crate::pg::ident;
+
+const INSTALLED: &str = "SELECT extname::text, extversion FROM pg_catalog.pg_extension ORDER BY 1";
+
+/// From 18 on extensions may be in several places, by a setting that is carried to the target.
+const PATH: &str = "SELECT pg_catalog.current_setting('extension_control_path', true)";
+
+pub(super) const ABOUT: About = About {
+    check: "extensions",
+    topic: Topic::Objects,
+    reads: "installed extensions against the control files and update scripts of the target's installation",
+    why: "pg_upgrade takes an extension over as it is, in its old version, with the library of the new major. pgleap then runs \
+          ALTER EXTENSION … UPDATE on the target, which takes scripts that lead from one version to the other. Without them it \
+          stays old, and without its files a dump of the target cannot be restored.",
+    findings: &[
+        warning("extension.not_on_target", Applied::ByHand("packages of this host are its administrator's.")),
+        warning("extension.no_update_path", Applied::ByHand("packages of this host are its administrator's.")),
+        note("extension.older", Applied::ByHand("`pgleap run` does it on the target.")),
+    ],
+};
+
+pub(super) async fn check(database: &Entered) -> Answer {
+    // programs that are not here are a finding of their own, and a directory that is not found says nothing
+    let Ok(installation) = pgleap_local::find(database.to, &database.bindirs) else { return Ok(Vec::new()) };
+    let Some(share) = share(&installation) else { return Ok(Vec::new()) };
+    let row = database.session.query_one(PATH, &[]).await?;
+    let given = database.target_settings.iter().find(|(name, _)| name == "extension_control_path");
+    let path = given.map(|(_, value)| value.clone()).or_else(|| row.get(0));
+    let places = places(path.as_deref(), &share);
+    let rows = database.session.query(INSTALLED, &[]).await?;
+    let (mut absent, mut stuck, mut older) = (Vec::new(), Vec::new(), Vec::new());
+    for row in &rows {
+        let (name, version): (&str, &str) = (row.get(0), row.get(1));
+        let Some(offered) = Offered::find(name, &places, &share) else {
+            absent.push(format!("{name} {version}"));
+            continue;
+        };
+        let step = format!("{name} {version} → {}", offered.version);
+        match offered.path_from(version) {
+            _ if offered.version == version => {}
+            true => older.push((step, format!("ALTER EXTENSION {} UPDATE;", ident::quote(name)))),
+            false => {
+                let by = offered.updatable_from();
+                let by = if by.is_empty() { "no other version".to_owned() } else { listed(&by) };
+                stuck.push((step, format!("-- {name}: PostgreSQL {} has scripts from {by}", database.to)));
+            }
+        }
+    }
+    Ok(findings(database, &absent, stuck, older))
+}
+
+type Steps = Vec<(String, String)>;
+
+fn findings(database: &Entered, absent: &[String], stuck: Steps, older: Steps) -> Vec<Finding> {
+    let (to, name) = (database.to, &database.name);
+    let mut findings = Vec::new();
+    if !absent.is_empty() {
+        let message = format!(
+            "PostgreSQL {to} on this host does not have {} of database `{name}`: {}",
+            counted(absent.len(), "extension"),
+            listed(absent)
+        );
+        findings.push(
+            Finding::warning("extension.not_on_target", message)
+                .because("pg_upgrade carries what they made, but they can be neither updated nor dumped and restored")
+                .objects(absent.iter().cloned())
+                .fix(format!("install their packages for PostgreSQL {to}, or DROP EXTENSION on the source")),
+        );
+    }
+    if !stuck.is_empty() {
+        let count = stuck.len();
+        let (steps, scripts): (Vec<_>, Vec<_>) = stuck.into_iter().unzip();
+        let message = format!(
+            "{} of database `{name}` {} no way to the version of PostgreSQL {to}: {}",
+            counted(count, "extension"),
+            has(count),
+            listed(&steps)
+        );
+        findings.push(
+            Finding::warning("extension.no_update_path", message)
+                .because("it stays in its old version on the target, with the new library, which need not know it")
+                .objects(steps)
+                .fix(format!(
+                    "ALTER EXTENSION … UPDATE on the source first, to a version that leads on, or another package for {to}\n{}",
+                    scripts.join("\n")
+                )),
+        );
+    }
+    if !older.is_empty() {
+        let count = older.len();
+        let (steps, statements): (Vec<_>, Vec<_>) = older.into_iter().unzip();
+        let message = format!(
+            "{} of database `{name}` {} a newer version in PostgreSQL {to}: {}",
+            counted(count, "extension"),
+            has(count),
+            listed(&steps)
+        );
+        findings.push(
+            Finding::note("extension.older", message)
+                .because("pgleap updates them on the target, before anybody works there")
+                .objects(steps)
+                .fix(format!("\\c {}\n{}  -- on the target, by hand", ident::quote(name), statements.join("\n"))),
+        );
+    }
+    findings
+}
+
+/// Returns where an installation keeps what does not depend on the machine, by an extension that each has.
+fn share(installation: &Installation) -> Option<PathBuf> {
+    // what lies beside the real programs, as the server would look for it
+    let bindir = std::fs::canonicalize(&installation.bindir).ok()?;
+    let debian = format!("../../../../share/postgresql/{}", installation.major);
+    let homebrew = format!("../share/postgresql@{}", installation.major);
+    let below = ["../share/postgresql", "../share", "../share/pgsql", &debian, &homebrew];
+    below.iter().map(|dir| bindir.join(dir)).find(|dir| dir.join("extension/plpgsql.control").is_file())
+}
+
+/// Returns the directories of control files, first to last.
+fn places(path: Option<&str>, share: &Path) -> Vec<PathBuf> {
+    let own = share.join("extension");
+    let place = |part: &str| if part == "$system" { own.clone() } else { Path::new(part).join("extension") };
+    match path.filter(|path| !path.is_empty()) {
+        Some(path) => path.split(':').map(place).collect(),
+        None => vec![own],
+    }
+}
+
+/// An extension as an installation has it.
+struct Offered {
+    /// The version that it would be made in.
+    version: String,
+    /// Scripts that lead from one version to another.
+    scripts: HashSet<(String, String)>,
+}
+
+impl Offered {
+    fn find(name: &str, places: &[PathBuf], share: &Path) -> Option<Self> {
+        let control = format!("{name}.control");
+        let place = places.iter().find(|place| place.join(&control).is_file())?;
+        let text = std::fs::read_to_string(place.join(control)).ok()?;
+        let scripts = value(&text, "directory").map_or_else(|| place.clone(), |directory| share.join(directory));
+        let names = std::fs::read_dir(scripts).into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let scripts = names.filter_map(|file| update_of(name, &file)).collect();
+        Some(Self { version: value(&text, "default_version")?, scripts })
+    }
+
+    /// Whether scripts lead from `version` to its own, by however many others.
+    fn path_from(&self, version: &str) -> bool {
+        let mut reached = HashSet::from([version]);
+        let mut next = vec![version];
+        while let Some(version) = next.pop() {
+            let further = self.scripts.iter().filter(|(from, _)| from == version).map(|(_, to)| to.as_str());
+            next.extend(further.filter(|to| reached.insert(to)));
+        }
+        reached.contains(self.version.as_str())
+    }
+
+    /// Returns the versions from which scripts lead to its own.
+    fn updatable_from(&self) -> Vec<&str> {
+        let all: BTreeSet<&str> = self.scripts.iter().map(|(from, _)| from.as_str()).collect();
+        all.into_iter().filter(|version| *version != self.version && self.path_from(version)).collect()
+    }
+}
+
+/// Returns the versions of `name--from--to.sql`.
+fn update_of(name: &str, file: &str) -> Option<(String, String)> {
+    let versions = file.strip_prefix(name)?.strip_prefix("--")?.strip_suffix(".sql")?;
+    let (from, to) = versions.split_once("--")?;
+    Some((from.to_owned(), to.to_owned()))
+}
+
+/// Returns a value of a control file: `key = 'value'  # comment`.
+fn value(control: &str, key: &str) -> Option<String> {
+    let of_key = |line: &&str| line.split_once('=').is_some_and(|(name, _)| name.trim() == key);
+    let (_, value) = control.lines().find(of_key)?.split_once('=')?;
+    let value = value.trim();
+    Some(match value.strip_prefix('\'') {
+        Some(quoted) => quoted.split('\'').next()?.to_owned(),
+        None => value.split('#').next()?.trim().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn way_to_the_new_version_may_lead_over_others() {
+        let root = tempfile::tempdir().unwrap();
+        let place = root.path().join("extension");
+        std::fs::create_dir(&place).unwrap();
+        let files = ["x--1.0.sql", "x--1.0--1.1.sql", "x--1.1--1.2.sql", "x--0.8--0.9.sql", "xy--0.8--1.2.sql"];
+        files.iter().for_each(|file| std::fs::write(place.join(file), "").unwrap());
+        std::fs::write(place.join("x.control"), "# x\ncomment = 'a = b'\ndefault_version = '1.2'  # newest\n").unwrap();
+        let offered = Offered::find("x", std::slice::from_ref(&place), root.path()).unwrap();
+        assert_eq!(offered.version, "1.2");
+        assert!(offered.path_from("1.0") && offered.path_from("1.1") && !offered.path_from("0.8"));
+        assert_eq!(offered.updatable_from(), ["1.0", "1.1"]);
+        assert!(Offered::find("y", &[place], root.path()).is_none());
+    }
+
+    #[test]
+    fn places_are_those_of_the_setting_in_its_order() {
+        let share = Path::new("/s");
+        assert_eq!(places(None, share), [Path::new("/s/extension")]);
+        assert_eq!(places(Some("/mine:$system"), share), [Path::new("/mine/extension"), Path::new("/s/extension")]);
+    }
+}

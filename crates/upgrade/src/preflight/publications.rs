@@ -1,0 +1,163 @@
+//! Publications of others: the target gets them, their subscribers do not get there by themselves.
+
+use super::{
+    Answer, Finding,
+    about::{About, Applied, Topic, note, warning},
+    finding::{counted, listed},
+    source::Entered,
+};
+
+/// From here on publications have row filters and column lists.
+const RESTRICTED_SINCE: u16 = 15;
+
+const ALL: &str = "
+    SELECT p.pubname::text, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot, {filters}, {lists}
+      FROM pg_catalog.pg_publication AS p WHERE p.pubname NOT LIKE 'pgleap\\_%' ORDER BY 1";
+
+/// `{column}` is `prqual` or `prattrs`.
+const TABLES: &str = "
+    (SELECT coalesce(array_agg(pg_catalog.format('%I.%I', n.nspname, c.relname) ORDER BY n.nspname, c.relname), '{}')
+       FROM pg_catalog.pg_publication_rel AS r JOIN pg_catalog.pg_class AS c ON c.oid = r.prrelid
+       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+      WHERE r.prpubid = p.oid AND r.{column} IS NOT NULL)";
+
+const NONE: &str = "'{}'::text[]";
+
+const SUBSCRIBERS: &str = "
+    SELECT count(*) FROM pg_catalog.pg_replication_slots
+     WHERE plugin = 'pgoutput' AND database = pg_catalog.current_database() AND slot_name NOT LIKE 'pgleap\\_%'";
+
+pub(super) const ABOUT: About = About {
+    check: "publications",
+    topic: Topic::Replication,
+    reads: "publications of others, their row filters, column lists and options, and slots that read by them",
+    why: "pg_upgrade carries publications to the target as they are, and pgleap's own stream, which publishes every table whole, \
+          is not restricted by them. But a subscriber's slot stays on the source: it gets nothing of what the target writes until \
+          it is led there, and what it lacks then depends on the filters and options, which must be the same before and after.",
+    findings: &[
+        warning("publication.restricted", Applied::ByHand("subscribers are their owners'.")),
+        note("publication.carried", Applied::ByHand("subscribers are their owners'.")),
+    ],
+};
+
+#[derive(Debug, Default)]
+struct Publication {
+    name: String,
+    /// INSERT, UPDATE, DELETE and TRUNCATE.
+    publishes: [bool; 4],
+    via_root: bool,
+    filtered: Vec<String>,
+    listed: Vec<String>,
+}
+
+impl Publication {
+    /// Returns what of the tables' rows it does not publish, or publishes otherwise.
+    fn restrictions(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if !self.filtered.is_empty() {
+            all.push(format!("row filters on {}", self.filtered.join(", ")));
+        }
+        if !self.listed.is_empty() {
+            all.push(format!("column lists on {}", self.listed.join(", ")));
+        }
+        if self.publishes != [true; 4] {
+            let verbs = ["insert", "update", "delete", "truncate"].into_iter().zip(self.publishes);
+            let verbs: Vec<_> = verbs.filter(|(_, published)| *published).map(|(verb, _)| verb).collect();
+            all.push(format!("publish = '{}'", verbs.join(", ")));
+        }
+        if self.via_root {
+            all.push("publish_via_partition_root".to_owned());
+        }
+        all
+    }
+}
+
+pub(super) async fn check(database: &Entered) -> Answer {
+    let tables = |column: &str| match database.from >= RESTRICTED_SINCE {
+        true => TABLES.replace("{column}", column),
+        false => NONE.to_owned(),
+    };
+    let all = ALL.replace("{filters}", &tables("prqual")).replace("{lists}", &tables("prattrs"));
+    let rows = database.session.query(&all, &[]).await?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let subscribers: i64 = database.session.query_one(SUBSCRIBERS, &[]).await?.get(0);
+    let publications = rows.iter().map(|row| Publication {
+        name: row.get(0),
+        publishes: [row.get(1), row.get(2), row.get(3), row.get(4)],
+        via_root: row.get(5),
+        filtered: row.get(6),
+        listed: row.get(7),
+    });
+    Ok(judge(&database.name, &publications.collect::<Vec<_>>(), subscribers))
+}
+
+fn judge(database: &str, publications: &[Publication], subscribers: i64) -> Vec<Finding> {
+    let slots = counted(usize::try_from(subscribers).unwrap_or_default(), "slot");
+    let restricted = |publication: &&Publication| !publication.restrictions().is_empty();
+    let (restricted, whole): (Vec<_>, Vec<_>) = publications.iter().partition(restricted);
+    let mut findings = Vec::new();
+    if !restricted.is_empty() {
+        let names: Vec<_> =
+            restricted.iter().map(|p| format!("{} ({})", p.name, p.restrictions().join("; "))).collect();
+        let message = format!(
+            "{} of database `{database}` with filters or options of its own, {slots} of subscribers there: {}",
+            counted(names.len(), "publication"),
+            listed(&names)
+        );
+        findings.push(
+            Finding::warning("publication.restricted", message)
+                .because(
+                    "the target gets them as they are, its subscribers begin there with slots of their own; whoever changes a filter, \
+                     a list or publish_via_partition_root meanwhile loses rows or gets them twice",
+                )
+                .number("subscriber_slots", subscribers)
+                .objects(names)
+                .fix(
+                    "leave publications alone until `pgleap finalize`; on each subscriber, when the target serves:\n\
+                     ALTER SUBSCRIPTION … DISABLE; ALTER SUBSCRIPTION … CONNECTION '…';  -- to the target, with a slot made there \
+                     while nothing was written, else its tables are copied anew",
+                ),
+        );
+    }
+    if !whole.is_empty() {
+        let names: Vec<_> = whole.iter().map(|publication| publication.name.as_str()).collect();
+        let message = format!(
+            "{} of database `{database}`, {slots} of subscribers there: {}",
+            counted(names.len(), "publication"),
+            listed(&names)
+        );
+        findings.push(
+            Finding::note("publication.carried", message)
+                .because("the target gets it too; subscribers stay with the source until they are led to the target")
+                .number("subscriber_slots", subscribers)
+                .objects(names),
+        );
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restrictions_are_told_apart_from_publications_of_everything() {
+        let whole = Publication { name: "all".into(), publishes: [true; 4], ..Publication::default() };
+        let some = Publication {
+            name: "some".into(),
+            publishes: [true, false, false, false],
+            via_root: true,
+            filtered: vec!["s.a".into()],
+            listed: vec!["s.b".into()],
+        };
+        let findings = judge("app", &[whole, some], 1);
+        assert_eq!(
+            findings[0].message,
+            "1 publication of database `app` with filters or options of its own, 1 slot of subscribers there: `some (row filters \
+             on s.a; column lists on s.b; publish = 'insert'; publish_via_partition_root)`"
+        );
+        assert_eq!(findings[1].message, "1 publication of database `app`, 1 slot of subscribers there: `all`");
+    }
+}
