@@ -13,8 +13,7 @@ use std::{
     time::Duration,
 };
 
-use pgleap_saga::{PlanState, Step};
-use pgleap_upgrade::switchover::signpost::TakeDownSignpost;
+use pgleap_upgrade::switchover::is_felt;
 
 use crate::{
     commands::drive::{Verb, drive_begun},
@@ -90,12 +89,7 @@ pub async fn stand_by(site: &Site, out: Out) -> Result<Exit, CommandError> {
     let Some(journal) = site.read()? else { return Ok(Exit::Done) };
     let plans = journal.plans()?;
     drop(journal);
-    // before the pause nobody waits, and whoever killed the first may have meant it; but where the side that follows was
-    // closed for the switchover, clients that try it first do not come to the other
-    let closed = |plan: &PlanState| {
-        let name = TakeDownSignpost::NAME.0;
-        plan.steps.iter().any(|step| step.name == name && step.may_have_effect())
-    };
-    let paused = plans.iter().any(|plan| plan.outcome.is_none() && (!plan.sections.is_empty() || closed(plan)));
+    // before it is felt nobody waits, and whoever killed the first may have meant it
+    let paused = plans.iter().any(|plan| plan.outcome.is_none() && is_felt(plan));
     if paused { drive_begun(site, out, Verb::Resume).await } else { Ok(Exit::Done) }
 }

@@ -91,6 +91,9 @@ impl From<StepError> for ChainError {
     }
 }
 
+/// Where the journal keeps why everything is being taken back, until it is.
+const UNWINDING: &str = "unwinding";
+
 /// An upgrade, with its journal open for writing.
 pub struct Chain<'a> {
     world: &'a World,
@@ -165,6 +168,7 @@ impl<'a> Chain<'a> {
         match self.standing()? {
             Standing::Nothing => {
                 self.approved(Gate::Run)?;
+                self.note_unwinding(None)?;
                 let id = self.next_id("upgrade")?;
                 self.begin(upgrade_plan(id, &self.world.config)).await
             }
@@ -227,6 +231,7 @@ impl<'a> Chain<'a> {
                 if from == Side::Source {
                     self.approved(Gate::Switchover)?;
                 }
+                self.note_unwinding(None)?;
                 let file = timing.postpone_file.as_deref().map(PostponeFile::lay).transpose()?;
                 let ended = self.attempts(from, timing).await;
                 file.into_iter().for_each(PostponeFile::pick_up);
@@ -307,62 +312,100 @@ impl<'a> Chain<'a> {
             }
             _ => fix::open(&plans),
         };
-        match open {
-            Some(state) => self.begin(self.rebuild(state)).await,
-            None => Err(ChainError::NotNow {
-                verb: "resume",
-                why: "nothing was interrupted".to_owned(),
-                hint: "`pgleap status` says where the upgrade stands",
-            }),
+        let unwinding = self.unwinding()?;
+        let outcome = match (open, &unwinding) {
+            (Some(state), _) => {
+                // people's word is used up by a pause: one that has not begun still needs it
+                if state.kind == "switchover" && from_of(state) == Side::Source && !switchover::is_felt(state) {
+                    self.approved(Gate::Switchover)?;
+                }
+                self.begin(self.rebuild(state)).await?
+            }
+            (None, Some(why)) => return self.unwind(why).await,
+            (None, None) => {
+                return Err(ChainError::NotNow {
+                    verb: "resume",
+                    why: "nothing was interrupted".to_owned(),
+                    hint: "`pgleap status` says where the upgrade stands",
+                });
+            }
+        };
+        match (&outcome, unwinding) {
+            // it was one part of it
+            (Outcome::Unwound { .. }, Some(why)) => self.unwind(&why).await,
+            _ => Ok(outcome),
         }
     }
 
-    /// Takes the whole upgrade back: the source is left as it was found.
+    /// Returns why everything is being taken back, if that was begun and has not ended.
+    fn unwinding(&self) -> Result<Option<String>, ChainError> {
+        Ok(self.journal.meta(UNWINDING)?.filter(|why| !why.is_empty()))
+    }
+
+    fn note_unwinding(&self, why: Option<&str>) -> Result<(), ChainError> {
+        match (self.unwinding()?, why) {
+            (None, None) => Ok(()),
+            _ => Ok(self.journal.set_meta(UNWINDING, why.unwrap_or_default())?),
+        }
+    }
+
+    /// Takes the whole upgrade back: the source is left as it was found. Several plans may be taken back for that, so the
+    /// journal notes it first, and `resume` goes on with all of it.
     ///
     /// # Errors
     /// [`ChainError`].
     pub async fn unwind(&self, why: &str) -> Result<Outcome, ChainError> {
         let not_now = |why: String, hint| Err(ChainError::NotNow { verb: "unwind", why, hint });
         match self.standing()? {
-            Standing::Nothing if !self.has_fixes()? => not_now("nothing was begun".to_owned(), "`pgleap run` begins"),
-            Standing::Nothing => self.take_fixes_back(why, |_| true).await,
+            // what an interrupted one left may be nothing
+            Standing::Nothing if !self.has_fixes()? && self.unwinding()?.is_none() => {
+                return not_now("nothing was begun".to_owned(), "`pgleap run` begins");
+            }
             Standing::SwitchedOver => {
-                not_now("the target serves".to_owned(), "`pgleap rollback` moves writes back to the source first")
+                return not_now(
+                    "the target serves".to_owned(),
+                    "`pgleap rollback` moves writes back to the source first",
+                );
             }
-            Standing::Finalized => not_now("the way back was given up".to_owned(), "there is nothing left to undo"),
-            // one that never came to its pause has nothing that is worth waiting for
-            Standing::Open { plan, kind, past_point_of_no_return: false, serving: Side::Source, .. }
-                if kind == "switchover" =>
+            Standing::Finalized => {
+                return not_now("the way back was given up".to_owned(), "there is nothing left to undo");
+            }
+            Standing::Open { kind, past_point_of_no_return, serving, .. }
+                if kind != "upgrade"
+                    && (kind != "switchover" || past_point_of_no_return || serving != Side::Source) =>
             {
-                let plans = self.journal.plans()?;
-                if let Some(state) = plans.iter().find(|state| state.id == plan) {
-                    let cause = StepError::fatal(why, "`pgleap run` begins anew");
-                    let plan = self.rebuild(state);
-                    match self.executor(&plan).unwind(&plan, self.world, cause).await? {
-                        Outcome::Unwound { .. } => {}
-                        other => return Ok(other),
-                    }
-                }
-                Box::pin(self.unwind(why)).await
+                return not_now(format!("a {kind} is under way"), "`pgleap resume` ends it");
             }
-            Standing::Open { kind, .. } if kind != "upgrade" => {
-                not_now(format!("a {kind} is under way"), "`pgleap resume` ends it")
-            }
-            Standing::InSync | Standing::Open { .. } => {
-                let plans = self.journal.plans()?;
-                let Some(state) = plans.iter().rev().find(|plan| plan.kind == "upgrade") else {
-                    return not_now("nothing was begun".to_owned(), "`pgleap run` begins");
-                };
-                let cause = StepError::fatal(why, "`pgleap run` begins anew");
-                let plan = self.rebuild(state);
-                let outcome = self.executor(&plan).unwind(&plan, self.world, cause).await?;
-                // what operators had pgleap change for the upgrade goes with it, and not before
-                match outcome {
-                    Outcome::Unwound { .. } if self.has_fixes()? => self.take_fixes_back(why, |_| true).await,
-                    outcome => Ok(outcome),
-                }
+            _ => {}
+        }
+        self.note_unwinding(Some(why))?;
+        let cause = StepError::fatal(why, "`pgleap run` begins anew");
+        // newest first; what operators had pgleap change for the upgrade goes with it, and not before
+        while let Some(state) = self.standing_plan()? {
+            let plan = self.rebuild(&state);
+            match self.executor(&plan).unwind(&plan, self.world, cause.clone()).await? {
+                Outcome::Unwound { .. } => {}
+                other => return Ok(other),
             }
         }
+        let outcome = self.take_fixes_back(why, |_| true).await?;
+        if matches!(outcome, Outcome::Unwound { .. }) {
+            self.note_unwinding(None)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Returns the plan that has to be taken back next for the source to be as it was found: a switchover that is under way,
+    /// then the upgrade; none if nothing of them stands.
+    fn standing_plan(&self) -> Result<Option<PlanState>, ChainError> {
+        let plans = self.journal.plans()?;
+        Ok(match standing(&plans) {
+            Standing::Open { plan, kind, .. } if kind == "switchover" => {
+                plans.into_iter().find(|state| state.id == plan)
+            }
+            Standing::Open { .. } | Standing::InSync => plans.into_iter().rev().find(|plan| plan.kind == "upgrade"),
+            _ => None,
+        })
     }
 
     /// Applies remedies to the source, one plan each.
@@ -387,6 +430,7 @@ impl<'a> Chain<'a> {
                 return Err(ChainError::NotNow { verb, why: standing.traffic(), hint });
             }
         }
+        self.note_unwinding(None)?;
         let mut outcome = Outcome::Done;
         for remedy in remedies {
             let id = self.next_id(fix::KIND)?;

@@ -1,9 +1,9 @@
 //! Plans from saved facts, the document of a change request, and approvals, with no server anywhere.
 
-use pgleap_saga::Outcome;
+use pgleap_saga::{Outcome, Plan, StepError};
 use serde_json::{Value, json};
 
-use crate::bed::{Bed, CONFIG, World, drive, switchover, upgrade};
+use crate::bed::{Bed, CONFIG, Pretend, World, drive, switchover, upgrade};
 
 /// What `pgleap check --format json` says of a cluster, with one thing in the way.
 fn saved(engine: &str) -> Value {
@@ -206,6 +206,23 @@ fn approval_is_used_up_by_the_attempt_it_was_given_for() {
     drive(&journal, &switchover("switchover-2", "target"), &World::default());
     drop(journal);
     assert_eq!(bed.run(&["switchover", "--yes"]).code, 4, "the second time needs a word of its own");
+}
+
+#[test]
+fn switchover_that_was_stopped_before_its_pause_is_resumed_only_with_approval() {
+    let bed = waiting("");
+    let journal = bed.journal();
+    assert_eq!(drive(&journal, &upgrade(), &World::default()), Outcome::Done);
+    let (stays, no_pause) = (StepError::blocked("the disk is full", "mend it"), "replicate.catch_up");
+    let plan = Plan::new("switchover-1", "switchover", json!({ "from": "source" })).then(Pretend::<7>);
+    let outcome = drive(&journal, &plan, &World { fails: Some((no_pause, stays)) });
+    assert!(matches!(outcome, Outcome::Blocked(_)), "{outcome:?}");
+    drop(journal);
+    let held = bed.run(&["resume"]);
+    assert!(held.code == 4 && held.stderr.contains("`switchover` waits for approval, 0 of 1"), "{}", held.all());
+    assert_eq!(bed.run(&["approve", "switchover", "--by", "ana"]).code, 0);
+    let resumed = bed.run(&["resume"]);
+    assert!(!resumed.stderr.contains("waits for approval"), "it goes on: {}", resumed.all());
 }
 
 #[test]

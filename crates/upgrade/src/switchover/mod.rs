@@ -31,7 +31,7 @@ pub mod warm_up;
 
 use std::path::PathBuf;
 
-use pgleap_saga::Plan;
+use pgleap_saga::{Plan, PlanState, Step};
 use serde::{Deserialize, Serialize};
 
 pub use hot::Hot;
@@ -71,6 +71,13 @@ impl Attempt {
     pub fn only(from: Side) -> Self {
         Self { from, postpone_file: None, attempt: 1, attempts: 1 }
     }
+}
+
+/// Whether clients may have felt a switchover: its pause began, or the side that some of them try first was closed for it.
+pub fn is_felt(plan: &PlanState) -> bool {
+    let closed =
+        |step: &pgleap_saga::StepState| step.name == signpost::TakeDownSignpost::NAME.0 && step.may_have_effect();
+    !plan.sections.is_empty() || plan.steps.iter().any(closed)
 }
 
 /// Returns the plan that moves writes away from `from`.

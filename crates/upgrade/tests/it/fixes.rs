@@ -270,6 +270,32 @@ async fn remedy_that_is_killed_anywhere_is_finished_by_resume_forward_and_back()
     assert!(deaths >= 8 && seen.contains("fix.apply.between"), "{deaths} deaths at {seen:?}");
 }
 
+/// Dies at every point of the way back of several remedies in turn.
+#[cfg(feature = "faults")]
+#[tokio::test]
+async fn unwinding_that_is_killed_anywhere_is_finished_by_resume_alone() {
+    use pgleap_saga::fault::Script;
+
+    let Some(site) = Site::start(15).await else { return };
+    let before = site.state().await;
+    let remedies = site.remedies().await;
+    let mut seen = std::collections::HashSet::new();
+    loop {
+        assert_eq!(site.chain().fix(&remedies).await.unwrap(), Outcome::Done);
+        let script = Script::kill_at_new(seen.clone());
+        let ended = script.run(async { assert_unwound(site.chain().unwind("changed our minds").await) }).await;
+        seen.extend(script.arrivals());
+        if ended.is_some() {
+            break;
+        }
+        assert_unwound(site.chain().resume().await);
+        assert_becomes(&before, &site).await;
+        let again = site.chain().resume().await;
+        assert!(matches!(again, Err(ChainError::NotNow { .. })), "nothing is left to resume: {again:?}");
+    }
+    assert!(seen.contains("plan.after_plan_closed"), "{seen:?}");
+}
+
 #[tokio::test]
 async fn what_somebody_else_relies_on_by_now_is_not_taken_back() {
     let Some(site) = Site::start(15).await else { return };
