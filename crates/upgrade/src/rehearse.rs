@@ -19,7 +19,7 @@ use crate::{
     switchover::{
         check_gates::{Decision, decide},
         hot::{GRACE, databases},
-        sequences,
+        rehearse_repoint, sequences,
     },
     world::Cx,
 };
@@ -174,6 +174,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
         return Err(StepError::blocked("a switchover would be held now", "remove what is named, then try again")
             .because(reasons.join("; ")));
     }
+    rehearse_repoint::rehearse(cx, from).await?;
     let world = cx.world;
     let (all, names) = databases(cx)?;
     let serving = address(world.cluster(from));

@@ -45,10 +45,11 @@ pub struct GuardClient {
     kept: Mutex<Option<Line>>,
 }
 
-/// An open connection, and what the guard's clock showed at a moment of ours.
+/// An open connection, what the guard's clock showed at a moment of ours, and how many turns it had seen.
 struct Line {
     stream: BufStream<Box<dyn Stream>>,
     clock: (i64, Instant),
+    epoch: u64,
 }
 
 /// What an answer may take beyond what was asked to take time.
@@ -91,14 +92,14 @@ impl GuardClient {
             Some(line) => line,
             None => {
                 let mut stream = BufStream::new(self.connect().await?);
-                let reply = self.send(&mut stream, Verb::Status, None).await?;
-                Line { stream, clock: (reply.now_ms, Instant::now()) }
+                let reply = self.send(&mut stream, Verb::Status, None, None).await?;
+                Line { stream, clock: (reply.now_ms, Instant::now()), epoch: reply.epoch }
             }
         };
         let (then, at) = line.clock;
         let until = then.saturating_add_unsigned(millis(at.elapsed() + budget));
-        let reply = self.send(&mut line.stream, verb.clone(), Some(until)).await?;
-        line.clock = (reply.now_ms, Instant::now());
+        let reply = self.send(&mut line.stream, verb.clone(), Some(until), Some(line.epoch)).await?;
+        (line.clock, line.epoch) = ((reply.now_ms, Instant::now()), reply.epoch);
         *kept = Some(line);
         Ok(reply.answer)
     }
@@ -108,8 +109,9 @@ impl GuardClient {
         stream: &mut BufStream<Box<dyn Stream>>,
         verb: Verb,
         until_ms: Option<i64>,
+        epoch: Option<u64>,
     ) -> Result<Reply, StepError> {
-        let request = Request { pooler: self.console.clone(), verb, until_ms };
+        let request = Request { pooler: self.console.clone(), verb, until_ms, epoch };
         let exchanged = async {
             write(stream, &request).await?;
             read::<Reply>(stream).await?.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())

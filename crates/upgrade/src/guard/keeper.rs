@@ -2,20 +2,17 @@
 
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use pgleap_saga::StepError;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     note::{Note, Notebook, Turn},
-    protocol::{Answer, Status, Verb},
+    protocol::{Answer, Request, Status, Verb},
     ward::{Kept, Ward},
 };
 use crate::pgbouncer::admin::Entry;
@@ -38,18 +35,30 @@ pub struct Keeper {
     console: String,
     pooler: Kept,
     notebook: Notebook,
-    /// One command at a time; and what is held, with the moment its lease ends.
-    held: Mutex<Option<Held>>,
-    lapsed: AtomicU64,
+    /// One command at a time. Whoever only asks how things stand does not wait for it.
+    command: tokio::sync::Mutex<()>,
+    state: std::sync::Mutex<State>,
     tell: Tell,
 }
 
 /// Where a guard says what it did by itself.
 pub type Tell = fn(&str);
 
+#[derive(Default)]
+struct State {
+    held: Option<Held>,
+    /// How many turns there were, and the id of the newest: a decision that another turn came after is an old one.
+    epoch: u64,
+    newest: String,
+    lapsed: u64,
+}
+
 struct Held {
     note: Note,
+    /// When its lease ends.
     until: Instant,
+    /// Its clients were let go before they could be led where it was decided.
+    let_go: bool,
 }
 
 /// A pooler that does not answer at the end of a lease is asked again so soon, and at least so often.
@@ -57,6 +66,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_AT_LEAST: Duration = Duration::from_secs(1);
 /// A rewrite and a RELOAD take milliseconds; a pooler that was just started may take longer.
 const REPOINT_BUDGET: Duration = Duration::from_secs(30);
+/// The same, where clients wait.
+const REPOINT_AT_ONCE: Duration = Duration::from_secs(1);
 
 impl Keeper {
     /// Takes over a pooler, and the pause that an earlier guard of it may have left.
@@ -65,20 +76,40 @@ impl Keeper {
     /// If there is a note that cannot be read.
     pub fn over(ward: Ward, notes: &Path, tell: Tell) -> Result<Arc<Self>, StepError> {
         let (called, console) = (ward.to_string(), ward.console());
+        ward.tidy()?;
         let notebook = Notebook::new(notes, &console);
         let left = notebook.read()?;
-        let (pooler, held, lapsed) = (ward.take(), Mutex::default(), AtomicU64::new(0));
-        let keeper = Arc::new(Self { called, console, pooler, notebook, held, lapsed, tell });
+        let (pooler, command, state) = (ward.take(), tokio::sync::Mutex::default(), std::sync::Mutex::default());
+        let keeper = Arc::new(Self { called, console, pooler, notebook, command, state, tell });
         if let Some(note) = left {
             (keeper.tell)(&format!("{}: taking over the pause `{}`", keeper.name(), note.turn.id));
             let left = Duration::try_from(note.until.duration_since(Timestamp::now())).unwrap_or_default();
             let until = Instant::now() + left;
-            if let Ok(mut held) = keeper.held.try_lock() {
-                *held = Some(Held { note, until });
-            }
+            keeper.note(note, until);
             keeper.clone().end_at(until);
         }
         Ok(keeper)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // no code that holds it can panic half way
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what was written down as what is held.
+    fn note(&self, note: Note, until: Instant) {
+        let mut state = self.state();
+        if state.newest != note.turn.id {
+            state.newest.clone_from(&note.turn.id);
+            state.epoch += 1;
+        }
+        let let_go = state.held.as_ref().is_some_and(|held| held.let_go && held.note.turn.id == note.turn.id);
+        state.held = Some(Held { note, until, let_go });
+    }
+
+    /// Returns how many turns there were so far.
+    pub fn epoch(&self) -> u64 {
+        self.state().epoch
     }
 
     /// Returns how requests name its pooler.
@@ -88,25 +119,29 @@ impl Keeper {
 
     /// Whether a pause is held, or something is being done.
     pub fn is_busy(&self) -> bool {
-        self.held.try_lock().map_or(true, |held| held.is_some())
+        self.command.try_lock().is_err() || self.state().held.is_some()
     }
 
     /// Does what is asked, as long as somebody waits for it.
-    pub async fn answer(self: &Arc<Self>, verb: Verb, until_ms: Option<i64>) -> Answer {
+    pub async fn answer(self: &Arc<Self>, Request { verb, until_ms, epoch, .. }: Request) -> Answer {
         let done = match verb {
             Verb::Entries => match self.pooler.entries().await {
                 Ok(entries) => return Answer::Entries(entries),
                 Err(error) => Err(error),
             },
             Verb::Inspect { source } => return Answer::Inspected(self.pooler.inspect(&source).await),
-            Verb::Status => return Answer::Status(self.status().await),
+            Verb::Status => return Answer::Status(self.status()),
             Verb::Rehearse { moves } => self.pooler.rehearse(&moves).await,
+            Verb::TryLogins { moves } => {
+                let _command = self.command.lock().await;
+                self.pooler.try_logins(&moves).await
+            }
             Verb::WarmUp { entries } => self.pooler.warm_up(entries).await,
             Verb::Hold { turn, lease_ms, within_ms } => {
                 self.hold(turn, Duration::from_millis(lease_ms), Duration::from_millis(within_ms), until_ms).await
             }
             Verb::Drained { entries, within_ms } => self.drained(&entries, Duration::from_millis(within_ms)).await,
-            Verb::Decide { turn } => self.decide(turn).await,
+            Verb::Decide { turn } => self.decide(turn, epoch).await,
             Verb::Resume { turn, entries } => self.resume(&turn, &entries).await,
             Verb::Traffic => match self.pooler.traffic().await {
                 Ok(traffic) => return Answer::Traffic(traffic),
@@ -117,12 +152,23 @@ impl Keeper {
         done.map_or_else(Answer::Refused, |()| Answer::Done)
     }
 
-    async fn status(&self) -> Status {
-        let held = self.held.lock().await;
+    /// Says what is held, also while something is being done. A lease that is over without a decision is not: it is being
+    /// ended.
+    fn status(&self) -> Status {
+        let state = self.state();
+        let held = state.held.as_ref().filter(|held| held.note.decided || Instant::now() < held.until);
         Status {
-            held: held.as_ref().map(|held| held.note.turn.id.clone()),
-            decided: held.as_ref().is_some_and(|held| held.note.decided),
-            lapsed: self.lapsed.load(Ordering::Relaxed),
+            held: held.map(|held| held.note.turn.id.clone()),
+            decided: held.is_some_and(|held| held.note.decided),
+            lapsed: state.lapsed,
+        }
+    }
+
+    /// Refuses what concerns another pause than the one that is held.
+    fn refuse_another(&self, turn: &str) -> Result<(), StepError> {
+        match &self.state().held {
+            Some(Held { note, .. }) if note.turn.id != turn => Err(self.held_by_another(&note.turn.id)),
+            _ => Ok(()),
         }
     }
 
@@ -134,10 +180,10 @@ impl Keeper {
         within: Duration,
         until_ms: Option<i64>,
     ) -> Result<(), StepError> {
-        let mut held = self.held.lock().await;
-        if let Some(Held { note, .. }) = held.as_ref().filter(|held| held.note.turn.id != turn.id || held.note.decided)
-        {
-            return Err(self.held_by_another(&note.turn.id));
+        let _command = self.command.lock().await;
+        self.refuse_another(&turn.id)?;
+        if self.state().held.as_ref().is_some_and(|held| held.note.decided) {
+            return Err(self.held_by_another(&turn.id));
         }
         // the lock may have been waited for: whoever asked has gone
         if late(until_ms) {
@@ -145,17 +191,15 @@ impl Keeper {
         }
         let until = Instant::now() + lease;
         let wall = Timestamp::now().saturating_add(lease).unwrap_or(Timestamp::MAX);
-        let note = Note { turn, until: wall, decided: false };
+        let note = Note { turn: turn.clone(), until: wall, decided: false };
         self.notebook.write(&note)?;
-        let turn = note.turn.clone();
-        *held = Some(Held { note, until });
+        self.note(note, until);
         self.clone().end_at(until);
         self.pooler.pause(&turn, lease, until.min(Instant::now() + within)).await
     }
 
     async fn drained(&self, entries: &[Entry], within: Duration) -> Result<(), StepError> {
-        // the lock is not held: the end of the lease must find it free
-        let until = self.held.lock().await.as_ref().map(|held| held.until);
+        let until = self.state().held.as_ref().map(|held| held.until);
         let Some(until) = until else {
             return Err(StepError::fatal(
                 format!("the pause of {} is over: its lease ended", self.called),
@@ -165,41 +209,49 @@ impl Keeper {
         self.pooler.drained(entries, until.min(Instant::now() + within)).await
     }
 
-    /// Accepted also after the lease: whoever sends it is past the point of no return. Not into another pause: it is an old one.
-    async fn decide(self: &Arc<Self>, turn: Turn) -> Result<(), StepError> {
-        let mut held = self.held.lock().await;
-        if let Some(Held { note, .. }) = held.as_ref().filter(|held| held.note.turn.id != turn.id) {
-            return Err(self.held_by_another(&note.turn.id));
+    /// Accepted also after the lease: whoever sends it is past the point of no return. Not into another pause, and not after
+    /// one: then it is an old one, which a broken link held back.
+    async fn decide(self: &Arc<Self>, turn: Turn, epoch: Option<u64>) -> Result<(), StepError> {
+        let _command = self.command.lock().await;
+        self.refuse_another(&turn.id)?;
+        if epoch.is_some_and(|known| known != self.epoch()) {
+            (self.tell)(&format!("{}: a decision on `{}` came too late: it was not followed", self.name(), turn.id));
+            return Err(StepError::fatal(
+                format!("the decision on `{}` was overtaken at {}", turn.id, self.called),
+                "`pgleap status` says who serves",
+            ));
         }
-        let (until, wall) = match held.as_ref() {
-            Some(held) => (held.until, held.note.until),
+        let held = self.state().held.as_ref().map(|held| (held.until, held.note.until, held.let_go));
+        let now = Instant::now();
+        let (until, wall, deadline) = match held {
+            // clients wait, and not for longer than its lease
+            Some((until, wall, false)) => (until, wall, until.max(now + REPOINT_AT_ONCE)),
+            Some((until, wall, true)) => (until, wall, now + REPOINT_BUDGET),
             None => {
                 (self.tell)(&format!("{}: `{}` is decided after its lease was over", self.name(), turn.id));
                 // should this attempt fail, and its sender die, the guard goes on trying
-                let until = Instant::now() + REPOINT_BUDGET;
+                let until = now + REPOINT_BUDGET;
                 self.clone().end_at(until);
-                (until, Timestamp::now())
+                (until, Timestamp::now(), until)
             }
         };
+        let moves = turn.moves.clone();
         let note = Note { turn, until: wall, decided: true };
         self.notebook.write(&note)?;
-        let moves = note.turn.moves.clone();
-        *held = Some(Held { note, until });
-        self.pooler.repoint(&moves, Instant::now() + REPOINT_BUDGET).await
+        self.note(note, until);
+        self.pooler.repoint(&moves, deadline).await
     }
 
     async fn resume(&self, turn: &str, entries: &[Entry]) -> Result<(), StepError> {
-        let mut held = self.held.lock().await;
-        if let Some(Held { note, .. }) = held.as_ref().filter(|held| held.note.turn.id != turn) {
-            return Err(self.held_by_another(&note.turn.id));
-        }
+        let _command = self.command.lock().await;
+        self.refuse_another(turn)?;
         self.pooler.resume(entries).await?;
         // who was not named waits on, and somebody must go on looking after it
         let named = |entry: &Entry| entries.iter().any(|resumed| resumed.name == entry.name);
-        if held.as_ref().is_some_and(|held| !held.note.turn.entries().iter().all(named)) {
+        if self.state().held.as_ref().is_some_and(|held| !held.note.turn.entries().iter().all(named)) {
             return Ok(());
         }
-        *held = None;
+        self.state().held = None;
         self.notebook.clear()
     }
 
@@ -229,18 +281,34 @@ impl Keeper {
         });
     }
 
+    /// Leads clients where it was decided, or lets them go on where they were: in any case they go on. Where they cannot be
+    /// led yet they meet the fence, as at a pooler that comes back with its old file.
     async fn end(&self, until: Instant) -> Result<(), StepError> {
-        let mut held = self.held.lock().await;
-        let Some(Held { note, .. }) = held.as_ref().filter(|held| held.until == until) else { return Ok(()) };
+        let _command = self.command.lock().await;
+        let held = self.state().held.as_ref().filter(|held| held.until == until).map(|h| (h.note.clone(), h.let_go));
+        let Some((note, let_go)) = held else { return Ok(()) };
         let Turn { id, moves } = &note.turn;
-        if note.decided {
-            self.pooler.repoint(moves, Instant::now() + REPOINT_BUDGET).await?;
+        let entries = note.turn.entries();
+        if note.decided
+            && let Err(error) = self.pooler.repoint(moves, Instant::now() + REPOINT_AT_ONCE).await
+        {
+            if !let_go {
+                self.pooler.resume(&entries).await?;
+                let told = "clients go on at the old address, where they are refused";
+                (self.tell)(&format!("{}: the lease of `{id}` is over, and it cannot be led: {told}", self.name()));
+                if let Some(held) = &mut self.state().held {
+                    held.let_go = true;
+                }
+            }
+            return Err(error);
         }
-        self.pooler.resume(&note.turn.entries()).await?;
+        self.pooler.resume(&entries).await?;
         let place = if note.decided { "new" } else { "old" };
         (self.tell)(&format!("{}: the lease of `{id}` is over: clients go on at the {place} address", self.name()));
-        self.lapsed.fetch_add(1, Ordering::Relaxed);
-        *held = None;
+        let mut state = self.state();
+        state.lapsed += 1;
+        state.held = None;
+        drop(state);
         self.notebook.clear()
     }
 }

@@ -22,13 +22,19 @@ pub struct Request {
     /// Until when somebody waits for the answer, in milliseconds of the guard's own clock: what a broken link delivers later
     /// is not done. None to learn that clock, which [`Verb::Status`] alone may.
     pub until_ms: Option<i64>,
+    /// How many turns the guard had seen when it last answered here: a decision that another turn came after is not followed.
+    #[serde(default)]
+    pub epoch: Option<u64>,
 }
 
-/// An answer, with the guard's clock.
+/// An answer, with the guard's clock and its count of turns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     /// Now, in milliseconds since 1970 by the guard's host.
     pub now_ms: i64,
+    /// How many turns it has seen.
+    #[serde(default)]
+    pub epoch: u64,
     /// The answer.
     pub answer: Answer,
 }
@@ -46,6 +52,11 @@ pub enum Verb {
     },
     /// Compute the configuration with these entries moved, and see that the file can be replaced.
     Rehearse {
+        /// The entries to be moved, from where to where.
+        moves: Vec<Move>,
+    },
+    /// See that the pooler itself can log in where these entries are to be led.
+    TryLogins {
         /// The entries to be moved, from where to where.
         moves: Vec<Move>,
     },

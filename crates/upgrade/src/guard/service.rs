@@ -168,18 +168,20 @@ impl Guard {
         let mut stream = BufStream::new(stream);
         while let Ok(Some(request)) = read::<Request>(&mut stream).await {
             let late = late(request.until_ms) || (request.until_ms.is_none() && request.verb != Verb::Status);
-            let answer = match self.keepers.iter().find(|keeper| keeper.name() == request.pooler) {
+            let keeper = self.keepers.iter().find(|keeper| keeper.name() == request.pooler);
+            let answer = match keeper {
                 Some(_) if late => {
                     (self.tell)(&format!("{}: a request that nobody waits for any more was not done", request.pooler));
                     Answer::Refused(StepError::transient("the request was too long under way"))
                 }
-                Some(keeper) => keeper.answer(request.verb, request.until_ms).await,
+                Some(keeper) => keeper.answer(request).await,
                 None => Answer::Refused(StepError::blocked(
                     format!("the guard has no {}", request.pooler),
                     "name the same pooler in its configuration",
                 )),
             };
-            if write(&mut stream, &Reply { now_ms: now_ms(), answer }).await.is_err() {
+            let epoch = keeper.map_or(0, |keeper| keeper.epoch());
+            if write(&mut stream, &Reply { now_ms: now_ms(), epoch, answer }).await.is_err() {
                 break;
             }
         }

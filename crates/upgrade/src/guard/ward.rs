@@ -15,6 +15,7 @@ use crate::{
         ini::Address,
         inspect::{Inspection, Unseen, inspect},
         pooler::Move,
+        trial,
     },
     route::command::Program,
 };
@@ -42,6 +43,17 @@ impl Ward {
         match self {
             Self::PgBouncer(pooler, _) => pooler.guard.as_ref(),
             Self::Program(_) => None,
+        }
+    }
+
+    /// Removes what an interrupted look may have left on this host.
+    ///
+    /// # Errors
+    /// Blocked, if it cannot be.
+    pub fn tidy(&self) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler, _) => trial::forget(&pooler.ini),
+            Self::Program(_) => Ok(()),
         }
     }
 
@@ -113,11 +125,23 @@ impl Kept {
     /// Blocked, saying why not.
     pub async fn rehearse(&self, moves: &[Move]) -> Result<(), StepError> {
         match self {
-            Self::PgBouncer(pooler) => pooler.rehearse(moves),
+            Self::PgBouncer(pooler) => pooler.rehearse(moves).await,
             Self::Program(program) => match moves.iter().find(|step| !step.entries.is_empty()) {
                 Some(step) => program.check(&step.new).await,
                 None => Ok(()),
             },
+        }
+    }
+
+    /// Sees that what stands there can itself log in where these entries are to be led.
+    ///
+    /// # Errors
+    /// Fatal, saying who cannot, and why.
+    pub async fn try_logins(&self, moves: &[Move]) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler) => pooler.try_logins(moves).await,
+            // a program says for itself, when it is checked, whether it could
+            Self::Program(_) => Ok(()),
         }
     }
 

@@ -119,12 +119,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError::Connect`] or [`AdminError::Silent`].
     pub async fn enter(pooler: &Pooler, password: Option<&Secret>) -> Result<Self, AdminError> {
-        let mut config = tokio_postgres::Config::new();
-        config.host(&pooler.host).port(pooler.port).user(&pooler.user).dbname("pgbouncer");
-        config.application_name("pgleap").connect_timeout(ANSWER_BUDGET);
-        if let Some(password) = password {
-            config.password(password.reveal());
-        }
+        let config = Self::login(pooler, password, "pgbouncer");
         let name = pooler.to_string();
         let connected = tokio::time::timeout(ANSWER_BUDGET, config.connect(NoTls)).await;
         let (client, connection) = match connected {
@@ -137,6 +132,17 @@ impl Admin {
         };
         tokio::spawn(async move { drop(connection.await) });
         Ok(Self { client, pooler: name })
+    }
+
+    /// Returns how its role reaches `database` of the pooler: the console, or an entry.
+    pub fn login(pooler: &Pooler, password: Option<&Secret>, database: &str) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host(&pooler.host).port(pooler.port).user(&pooler.user).dbname(database);
+        config.application_name("pgleap").connect_timeout(ANSWER_BUDGET);
+        if let Some(password) = password {
+            config.password(password.reveal());
+        }
+        config
     }
 
     /// Whether the connection is gone.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     PgBouncer,
     admin::{Admin, AdminError, Entry},
-    ini::{self, Address},
+    ini::{Address, Rewritten},
 };
 
 /// A PgBouncer, as whoever stands beside it sees it.
@@ -32,17 +32,17 @@ pub struct Inspection {
     pub server_pids: Vec<i32>,
 }
 
-/// The configuration file, as the switchover will want it.
+/// The configuration files, as the switchover will want them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum File {
-    /// It cannot be read, and why.
+    /// One of them cannot be read, and why.
     Unreadable(String),
-    /// It can.
+    /// They can.
     Read {
         /// Its entries that lead to the source.
         leading: Vec<String>,
-        /// A new file can be put in its place.
+        /// New files can be put in the place of all that hold one.
         replaceable: bool,
     },
 }
@@ -81,7 +81,7 @@ pub async fn inspect(pgbouncer: &PgBouncer, source: &Address) -> Result<Inspecti
             entries: admin.entries().await?,
             settings: settings.collect(),
             ini: pgbouncer.pooler.ini.clone(),
-            file: file(pgbouncer, source),
+            file: file(pgbouncer, source).await,
             server_pids: servers.iter().filter_map(|row| row.get("remote_pid")?.parse().ok()).collect(),
         })
     };
@@ -100,16 +100,17 @@ async fn is_admin(admin: &Admin) -> Result<bool, AdminError> {
     }
 }
 
-fn file(pgbouncer: &PgBouncer, source: &Address) -> File {
-    let path = &pgbouncer.pooler.ini;
-    match std::fs::read_to_string(path) {
-        Err(error) => File::Unreadable(error.to_string()),
-        Ok(text) => {
-            let directory = path.parent().unwrap_or(std::path::Path::new("/"));
-            File::Read {
-                leading: ini::repoint(&text, source, source, |_| true).moved,
-                replaceable: access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
-            }
-        }
+async fn file(pgbouncer: &PgBouncer, source: &Address) -> File {
+    let ini = match pgbouncer.ini().await {
+        Err(error) => return File::Unreadable(error.cause.unwrap_or(error.message)),
+        Ok(ini) => ini,
+    };
+    let replaceable = |file: &Rewritten| {
+        let directory = file.path.parent().unwrap_or(std::path::Path::new("/"));
+        access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+    };
+    File::Read {
+        leading: ini.leading_to(source).into_iter().map(str::to_owned).collect(),
+        replaceable: ini.files().iter().all(replaceable),
     }
 }

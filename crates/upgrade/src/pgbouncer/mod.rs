@@ -4,5 +4,6 @@ pub mod admin;
 pub mod ini;
 pub mod inspect;
 pub mod pooler;
+pub mod trial;
 
 pub use pooler::PgBouncer;

@@ -13,13 +13,16 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     admin::{Admin, AdminError, Entry, Shown, quote},
-    ini::{self, Address},
+    ini::{self, Address, Ini, IniError},
+    trial,
 };
 use crate::{config::Pooler, pg::Secret};
 
 /// How often it is asked while something is awaited of it.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
-const COMMAND_BUDGET: Duration = Duration::from_secs(5);
+pub(super) const COMMAND_BUDGET: Duration = Duration::from_secs(5);
+/// How often a configuration is read again that poolers share, each of which rewrites it once.
+const REWRITES: u32 = 20;
 /// How long server connections that log in are waited for before a pause.
 const LOGIN_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -34,21 +37,17 @@ pub struct Move {
     pub new: Address,
 }
 
-/// Returns a configuration with every entry moved, and the names of those that were.
-fn moved(text: &str, moves: &[Move]) -> ini::Rewritten {
-    let begin = ini::Rewritten { text: text.to_owned(), moved: Vec::new() };
-    moves.iter().fold(begin, |mut done, step| {
-        let next = ini::repoint(&done.text, &step.old, &step.new, |name| has(&step.entries, name));
-        done.moved.extend(next.moved);
-        ini::Rewritten { text: next.text, ..done }
-    })
+impl Move {
+    fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.name == name)
+    }
 }
 
 /// One PgBouncer process.
 pub struct PgBouncer {
     /// Where it is.
     pub pooler: Pooler,
-    password: Option<Secret>,
+    pub(super) password: Option<Secret>,
     admin: Mutex<Option<Arc<Admin>>>,
     /// Consoles opened in advance, one for each entry: PAUSE holds its connection until it is done.
     spare: Mutex<Vec<Admin>>,
@@ -202,38 +201,102 @@ impl PgBouncer {
         join_all(entries.iter().map(one)).await.into_iter().collect()
     }
 
-    /// Computes the configuration with every entry moved, and checks that the file can be replaced.
+    /// Reads the configuration as the process does.
     ///
     /// # Errors
-    /// Blocked, if the file cannot be read or replaced, or an entry is not in it (but in an `%include`).
-    pub fn rehearse(&self, moves: &[Move]) -> Result<(), StepError> {
-        let path = &self.pooler.ini;
-        let text = read(path)?;
-        let rewritten = moved(&text, moves);
-        // an interrupted attempt may have moved some already
-        let there = |step: &Move| ini::repoint(&text, &step.new, &step.new, |name| has(&step.entries, name)).moved;
-        let there: Vec<_> = moves.iter().flat_map(there).collect();
-        let names = moves.iter().flat_map(|step| &step.entries).map(|entry| &entry.name);
-        let missing: Vec<_> = names.filter(|name| !rewritten.moved.contains(name) && !there.contains(name)).collect();
-        if !missing.is_empty() {
-            return Err(StepError::blocked(
-                format!("entries {missing:?} of PgBouncer {} are not in `{}`", self.pooler, path.display()),
-                "name the file that holds them under `ini`; entries in an included file cannot be moved yet",
-            ));
-        }
-        replace(path, &text)
+    /// Blocked, if a file of it cannot be read or found.
+    pub async fn ini(&self) -> Result<Ini, StepError> {
+        let main = &self.pooler.ini;
+        let read = match Ini::read(main, None) {
+            Err(IniError::Relative { path, include }) => match self.started_in().await {
+                Ok(directory) => Ini::read(main, Some(&directory)),
+                Err(unknown) => {
+                    let error = IniError::Relative { path, include };
+                    return Err(StepError::blocked(error.to_string(), "write that path in full there, then try again")
+                        .because(unknown.to_string()));
+                }
+            },
+            read => read,
+        };
+        read.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let step = StepError::blocked(error.to_string(), "name under `ini` the file that it was started with");
+            cause.into_iter().fold(step, StepError::because)
+        })
     }
 
-    /// Moves every entry from its old address to the new one: file replaced, RELOAD, and a look at what it made of it.
+    /// Returns the working directory of the process, which paths in its configuration are relative to.
+    async fn started_in(&self) -> Result<PathBuf, std::io::Error> {
+        let config = self.admin().await.map_err(std::io::Error::other)?.show("CONFIG").await;
+        let config = config.map_err(std::io::Error::other)?;
+        let pidfile = config.iter().find(|row| row.get("key").is_some_and(|key| key == "pidfile"));
+        let pidfile = pidfile.and_then(|row| row.get("value")).cloned().unwrap_or_default();
+        if pidfile.is_empty() {
+            return Err(std::io::Error::other("it writes no `pidfile` that would tell which process it is"));
+        }
+        let pid = std::fs::read_to_string(pidfile)?;
+        std::fs::read_link(format!("/proc/{}/cwd", pid.trim()))
+    }
+
+    /// Computes the configuration with every entry moved, and checks that each file of it can be replaced.
     ///
     /// # Errors
-    /// [`StepError`]; the file may already be replaced, and running this again finishes it.
-    pub async fn repoint(&self, moves: &[Move], deadline: Instant) -> Result<(), StepError> {
-        let path = &self.pooler.ini;
-        let rewritten = moved(&read(path)?, moves);
-        if !rewritten.moved.is_empty() {
-            replace(path, &rewritten.text)?;
+    /// Blocked, if a file cannot be read or replaced, or an entry is in none.
+    pub async fn rehearse(&self, moves: &[Move]) -> Result<(), StepError> {
+        trial::forget(&self.pooler.ini)?;
+        let ini = self.ini().await?;
+        // an interrupted attempt may have moved some already
+        let leads = |step: &Move, name: &str| {
+            let there = |address| ini.settings_of(name).and_then(|text| ini::redirect(text, address, address));
+            there(&step.old).or_else(|| there(&step.new)).is_some()
+        };
+        let missing: Vec<_> = moves
+            .iter()
+            .flat_map(|step| step.entries.iter().map(move |entry| (step, entry.name.as_str())))
+            .filter(|(step, name)| !leads(step, name))
+            .map(|(_, name)| name)
+            .collect();
+        if !missing.is_empty() {
+            let path = self.pooler.ini.display();
+            return Err(StepError::blocked(
+                format!(
+                    "entries {missing:?} of PgBouncer {} are not in `{path}`, nor in what it includes",
+                    self.pooler
+                ),
+                "name under `ini` the file that it was started with, and RELOAD what was edited; then try again",
+            ));
         }
+        for file in ini.files() {
+            exchange(&file.path, &file.old, &file.old)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces every file that holds an entry which is to be moved.
+    async fn rewrite(&self, moves: &[Move]) -> Result<(), StepError> {
+        trial::forget(&self.pooler.ini)?;
+        for _ in 0..REWRITES {
+            let mut ini = self.ini().await?;
+            for step in moves {
+                ini.repoint(&step.old, &step.new, |name| step.has(name));
+            }
+            let mut edited = false;
+            for file in ini.files().into_iter().filter(|file| file.new != file.old) {
+                edited |= !exchange(&file.path, &file.old, &file.new)?;
+            }
+            if !edited {
+                return Ok(());
+            }
+        }
+        Err(StepError::transient(format!("the configuration of PgBouncer {} is being edited", self.pooler)))
+    }
+
+    /// Moves every entry from its old address to the new one: files replaced, RELOAD, and a look at what it made of them.
+    ///
+    /// # Errors
+    /// [`StepError`]; files may already be replaced, and running this again finishes it.
+    pub async fn repoint(&self, moves: &[Move], deadline: Instant) -> Result<(), StepError> {
+        self.rewrite(moves).await?;
         let admin = self.reload().await?;
         // 1.24 answers success on a file that it could not read
         loop {
@@ -267,10 +330,6 @@ impl PgBouncer {
     }
 }
 
-fn has(entries: &[Entry], name: &str) -> bool {
-    entries.iter().any(|entry| entry.name == name)
-}
-
 /// Names the clients that hold a server connection of the entry.
 fn holding(clients: &[Shown], entry: &str) -> String {
     let text = |row: &Shown, key: &str| row.get(key).cloned().unwrap_or_default();
@@ -293,8 +352,20 @@ async fn is_paused(admin: &Admin, entry: &Entry) -> Result<bool, AdminError> {
     Ok(admin.entries().await?.iter().any(|e| e.name == entry.name && e.paused))
 }
 
-fn read(path: &Path) -> Result<String, StepError> {
-    std::fs::read_to_string(path).map_err(|e| crate::world::io_failure("read", path, e))
+/// Replaces a file whose text is `old`; returns whether it still was. Whoever goes through here waits for the others: poolers
+/// may share a file.
+///
+/// # Errors
+/// Blocked, if it cannot be replaced.
+pub(super) fn exchange(path: &Path, old: &str, new: &str) -> Result<bool, StepError> {
+    let failed = |error| crate::world::io_failure("replace", path, error);
+    let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+    // given back with the file, which is closed in a moment
+    directory.lock().map_err(failed)?;
+    if std::fs::read_to_string(path).map_err(failed)? != old {
+        return Ok(false);
+    }
+    replace(path, new).map(|()| true)
 }
 
 /// Replaces a file in one step, so that a reader sees the old text or the new one, and durably; owner and mode are kept. A

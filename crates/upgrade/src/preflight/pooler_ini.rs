@@ -12,9 +12,9 @@ use crate::{pgbouncer::inspect::File, world::World};
 pub(super) const ABOUT: About = About {
     check: "pooler_ini",
     topic: Topic::Poolers,
-    reads: "the configuration file of each PgBouncer, and rewrites it in memory as the switchover will",
-    why: "It is replaced by a new file in its directory, so the directory must be writable; every entry that the \
-          console shows must be found in it; and `*`, which stands for any name, cannot be paused or moved by name.",
+    reads: "the configuration of each PgBouncer with the files that it includes, as PgBouncer reads them",
+    why: "Each file that holds entries is replaced by a new one in its directory, so that must be writable; every entry \
+          that the console shows must be found; and `*`, which stands for any name, cannot be paused or moved by name.",
     findings: &[
         blocker("pooler.ini_unreadable", Applied::ByHand("which file it is, is said in `pgleap.toml`.")),
         blocker("pooler.entry_not_in_ini", Applied::ByHand("the pooler's configuration is its owner's.")),
@@ -38,12 +38,16 @@ pub(super) async fn check(world: &World, source: Option<&Source>, console: &Cons
     let leading = console.entries_to_source(world, names.as_deref());
     let missing: Vec<_> = leading.iter().map(|entry| &entry.name).filter(|name| !found.contains(name)).collect();
     if !missing.is_empty() {
-        let message = format!("entries of PgBouncer {pooler} are not in `{}`: {}", path.display(), listed(&missing));
+        let message = format!(
+            "entries of PgBouncer {pooler} are not in `{}`, nor in what it includes: {}",
+            path.display(),
+            listed(&missing)
+        );
         findings.push(
             Finding::blocker("pooler.entry_not_in_ini", message)
                 .objects(missing.into_iter().cloned())
-                .because("they come from an included file, from `*`, or the process was started with another file")
-                .fix("put them into this file as entries of their own, then RELOAD"),
+                .because("they come from `*`, the file was edited and not reloaded, or the process was started with another one")
+                .fix("name the file that it was started with, or put them into this one as entries of their own, then RELOAD"),
         );
     }
     if found.iter().any(|name| name == "*") {
@@ -55,7 +59,10 @@ pub(super) async fn check(world: &World, source: Option<&Source>, console: &Cons
         );
     }
     if !replaceable {
-        let message = format!("`{}` cannot be replaced: its directory is not writable for pgleap", path.display());
+        let message = format!(
+            "`{}`, or a file that it includes, cannot be replaced: its directory is not writable for pgleap",
+            path.display()
+        );
         findings.push(
             Finding::blocker("pooler.ini_not_writable", message).fix("run pgleap as a user that may write there"),
         );

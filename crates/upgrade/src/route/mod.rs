@@ -126,6 +126,8 @@ impl fmt::Display for Lost {
 const AT_ONCE: Duration = Duration::from_secs(5);
 /// A rewrite, a RELOAD, and a look at what it made of it.
 const REPOINT_BUDGET: Duration = Duration::from_secs(10);
+/// Some logins at a time, each of which may have no answer.
+const LOGINS_BUDGET: Duration = Duration::from_secs(60);
 
 impl Member {
     /// Looks at everything that the checks ask about: from here if it is on this host, so that nothing is started for it.
@@ -265,10 +267,19 @@ impl Route {
         self.each(all, |entries| (Verb::WarmUp { entries: entries.entries.len() }, AT_ONCE)).await
     }
 
-    /// Computes each pooler's configuration with every entry moved, and checks that the file can be replaced.
+    /// Sees that each pooler itself can log in where its entries are to be led, with its own passwords, keys and TLS.
     ///
     /// # Errors
-    /// Blocked, if a file cannot be read or replaced, or an entry is not in the file (but in an `%include`).
+    /// Fatal, saying who cannot, and why.
+    pub async fn try_logins(&self, all: &[Entries], ways: &[Way]) -> Result<(), StepError> {
+        let moves = |entries: &Entries| ways.iter().map(|way| way.of(&entries.entries)).collect();
+        self.each(all, |entries| (Verb::TryLogins { moves: moves(entries) }, LOGINS_BUDGET)).await
+    }
+
+    /// Computes each pooler's configuration with every entry moved, and checks that the files can be replaced.
+    ///
+    /// # Errors
+    /// Blocked, if a file cannot be read or replaced, or an entry is in none.
     pub async fn rehearse(&self, all: &[Entries], ways: &[Way]) -> Result<(), StepError> {
         let moves = |entries: &Entries| ways.iter().map(|way| way.of(&entries.entries)).collect();
         self.each(all, |entries| (Verb::Rehearse { moves: moves(entries) }, AT_ONCE)).await

@@ -1,29 +1,37 @@
-//! Makes sure, before the pause, that every pooler's configuration can be rewritten.
+//! Makes sure, before the pause, that every pooler's configuration can be rewritten, and that the pooler can log in where it
+//! will lead.
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
 use super::hot::{databases, entries_leading_to};
 use crate::{
     pg::Side,
-    readers::all_ways,
+    readers::{Admit, all_ways, go_first},
     world::{Cx, World},
 };
 
-/// Computes the new configurations and replaces each file by itself.
+/// Computes the new configurations, replaces each file by itself, and lets each pooler log in at the new address.
 pub struct RehearseRepoint {
     /// The side that serves.
     pub from: Side,
 }
 
-/// Rewrites every pooler's configuration on trial.
+/// Rewrites every pooler's configuration on trial, and tries its logins.
 ///
 /// # Errors
-/// Blocked, if one could not be rewritten.
+/// Blocked, if one could not be rewritten; fatal, if one cannot log in.
 pub async fn rehearse(cx: &Cx<'_>, from: Side) -> Result<(), StepError> {
     let world = cx.world;
     let (_, names) = databases(cx)?;
     let entries = entries_leading_to(world, from, &names).await?;
-    world.route.rehearse(&entries, &all_ways(world, from)).await
+    let all = all_ways(world, from);
+    world.route.rehearse(&entries, &all).await?;
+    // readers are there already, and the door is shut behind them for everybody else: it was tried before
+    let admitted = !cx.plan_id().is_empty() && go_first(&world.config, from) && cx.try_output::<Admit>()?.is_some();
+    if admitted {
+        return Ok(());
+    }
+    world.route.try_logins(&entries, &all).await
 }
 
 impl Step<World> for RehearseRepoint {
@@ -33,7 +41,7 @@ impl Step<World> for RehearseRepoint {
     const REVERSAL: Reversal = Reversal::Nothing;
 
     fn summary(&self) -> String {
-        "rehearse the rewrite of every pooler's configuration".to_owned()
+        "rehearse the rewrite of every pooler's configuration, and its logins at the other side".to_owned()
     }
 
     async fn probe(&self, _: &Cx<'_>) -> Result<Observed<()>, StepError> {

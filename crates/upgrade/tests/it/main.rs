@@ -11,6 +11,7 @@ mod deaths;
 mod drift;
 mod facts;
 mod fixes;
+mod guards;
 mod lost_journal;
 mod matrix;
 mod multi_host;
@@ -21,6 +22,8 @@ mod refuse;
 mod rig;
 mod sequences;
 mod session_pooling;
+#[cfg(feature = "faults")]
+mod siblings;
 mod standard;
 mod standby;
 mod steps;
