@@ -1,6 +1,10 @@
 //! What every step works on: both clusters, the poolers, this host's directories, and what the chain calls its objects.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use pgleap_local::Account;
 use pgleap_saga::StepError;
@@ -14,7 +18,6 @@ use crate::{
         secret::{PasswordFrom, SecretError},
     },
     pgbouncer::ini::Address,
-    readers::Reader,
     route::{Route, command::Program},
     switchover::Hot,
 };
@@ -34,8 +37,8 @@ pub struct World {
     pub target: Arc<Cluster>,
     /// The operating system's user that servers run as.
     pub account: Account,
-    /// Standbys that clients only read from, in pairs.
-    pub readers: Vec<Reader>,
+    /// Standbys that clients only read from, as they were first asked for.
+    standbys: Mutex<HashMap<(Side, Address), Arc<Cluster>>>,
     /// How clients are moved.
     pub route: Route,
     /// What is opened before the write pause, to be used in it.
@@ -155,14 +158,8 @@ impl World {
             Route::new(&config.route, wards, config.state_dir.clone(), guards, identity).map_err(|e| vec![e.into()])?;
         let source = Arc::new(Cluster::new(Side::Source, source, &application_name));
         let target = Arc::new(Cluster::new(Side::Target, target, &application_name));
-        let standby = |of: &Cluster, at: &Address| Arc::new(Cluster::standby(of, at.host.clone(), at.port));
-        let readers = config
-            .readers
-            .pools
-            .iter()
-            .map(|pool| Reader { of_source: standby(&source, &pool.from), of_target: standby(&target, &pool.to) });
         Ok(Self {
-            readers: readers.collect(),
+            standbys: Mutex::default(),
             source,
             target,
             id,
@@ -179,6 +176,13 @@ impl World {
             Side::Source => &self.source,
             Side::Target => &self.target,
         }
+    }
+
+    /// Returns the standby of `side` at that address.
+    pub fn standby(&self, side: Side, at: &Address) -> Arc<Cluster> {
+        let mut standbys = self.standbys.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || Arc::new(Cluster::standby(self.cluster(side), at.host.clone(), at.port));
+        standbys.entry((side, at.clone())).or_insert_with(made).clone()
     }
 
     /// Returns the name of the publication, in every database of both clusters.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::reader::Reader;
 use crate::pgbouncer::ini::Address;
 
@@ -27,7 +29,8 @@ pub struct Readers {
 }
 
 /// When readers are moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReaderOrder {
     /// Before the writers, with a window in between.
     First,
@@ -38,7 +41,7 @@ pub enum ReaderOrder {
 }
 
 /// `[[readers.pool]]`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReaderPool {
     /// A standby of the source, as entries of the poolers name it.
     pub from: Address,

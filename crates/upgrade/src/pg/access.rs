@@ -85,6 +85,11 @@ pub fn block(all: &[Access]) -> String {
     sql
 }
 
+/// Returns the statements of [`block`] for a side that nobody may be left at: those who are spared elsewhere are not here.
+pub fn shut(all: &[Access]) -> String {
+    block(&all.iter().map(|access| Access { spared: Vec::new(), ..access.clone() }).collect::<Vec<_>>())
+}
+
 /// Returns the statements that give the rights back, as one batch.
 pub fn restore(all: &[Access]) -> String {
     let mut sql = admit(all);

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     pg::Side,
     pgbouncer::admin::{Entry, quote},
-    readers::addresses_of,
+    readers::Ways,
     world::World,
 };
 
@@ -33,7 +33,8 @@ pub(super) const ABOUT: About = About {
 pub(super) async fn check(world: &World, source: Option<&Source>, console: &Console<'_>) -> Answer {
     let pooler = console.pooler();
     let names = source.map(Source::names);
-    let leading = console.entries_to(&addresses_of(world, Side::Source), names.as_deref());
+    let leading =
+        console.entries_to(&Ways::from(&world.config.readers).addresses_of(world, Side::Source), names.as_deref());
     let mut findings = Vec::new();
     if leading.is_empty() {
         let to = source_address(world);

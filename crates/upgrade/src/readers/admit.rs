@@ -43,7 +43,7 @@ impl Step<World> for Admit {
         // what a dead process sent through this connection must not happen after its successor has taken it back
         fence_lease::sign(world, &session).await?;
         session.batch(&access::admit(&saved)).await?;
-        if let Some(standby) = standbys::shut_out(cx, Side::Target, &saved).await.first() {
+        if let Some(standby) = standbys::shut_out(cx, Side::Source, Side::Target, &saved).await.first() {
             return Err(StepError::fatal(
                 format!("the right to connect has not reached the {standby}"),
                 "see that it follows the target, then try again",
@@ -60,7 +60,7 @@ impl Step<World> for Admit {
         let maintenance = &world.config.source.database;
         fence_lease::forget(world, Side::Target).await?;
         // first, so that nobody may connect at any moment
-        world.target.db(maintenance).await?.batch(&access::block(&saved)).await?;
+        world.target.db(maintenance).await?.batch(&access::shut(&saved)).await?;
         hba::reopen(&world.target, maintenance).await
     }
 }

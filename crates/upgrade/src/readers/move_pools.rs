@@ -4,7 +4,7 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{readers_ways, standbys};
+use super::{Ways, standbys};
 use crate::{
     pg::Side,
     pgbouncer::admin::Traffic,
@@ -49,14 +49,14 @@ impl Step<World> for MovePools {
     async fn run(&self, cx: &Cx<'_>) -> Result<Moved, StepError> {
         let world = cx.world;
         let (_, names) = databases(cx)?;
-        let ways = readers_ways(world, Side::Source);
-        let before = standbys::counts(world, Side::Source, &names).await?;
-        let there = standbys::counts(world, Side::Target, &names).await?;
+        let ways = Ways::of(cx, Side::Source)?.of_readers(Side::Source);
+        let before = standbys::counts(cx, Side::Source, &names).await?;
+        let there = standbys::counts(cx, Side::Target, &names).await?;
         let traffic = world.route.traffic(&world.route.leading_to(&addresses(&ways), &names).await?).await?;
         let began = Instant::now();
+        let olds: Vec<_> = ways.iter().map(|way| way.old.to_string()).collect();
         let entries = lead(cx, ways, THERE).await?;
         if entries == 0 {
-            let olds: Vec<_> = readers_ways(world, Side::Source).iter().map(|way| way.old.to_string()).collect();
             return Err(StepError::fatal(
                 format!("no entry of any pooler leads to {}", olds.join(" or ")),
                 "write `readers.pool.from` as the entries do, or leave it out; then try again",
@@ -68,7 +68,7 @@ impl Step<World> for MovePools {
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let world = cx.world;
         let (_, names) = databases(cx)?;
-        let ways = readers_ways(world, Side::Source);
+        let ways = Ways::of(cx, Side::Source)?.of_readers(Side::Source);
         // what this step paused goes on first, there or on the way back; a guard that holds the one knows nothing of the other
         for what in [THERE, BACK] {
             drop(world.route.let_go(&turn(cx, what), &addresses(&ways), &names).await);

@@ -6,14 +6,14 @@ use futures::future::{join_all, try_join_all};
 use pgleap_saga::StepError;
 use tokio::time::Instant;
 
-use super::Reader;
+use super::{Reader, Ways};
 use crate::{
     pg::{
         Cluster, PgError, Side,
         access::{self, Access},
         marker,
     },
-    world::{Cx, Database, World},
+    world::{Cx, Database},
 };
 
 const WHO: &str = "
@@ -24,11 +24,16 @@ const COUNTS: &str = "
       FROM pg_catalog.pg_stat_database WHERE datname = ANY($1::text[])";
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+fn pairs(cx: &Cx<'_>, from: Side) -> Result<Vec<Reader>, StepError> {
+    Ok(Ways::of(cx, from)?.standbys(cx.world))
+}
+
 /// Returns why clients cannot be led to the standbys of `side`, a line each; none if they can. Rows are written on `from`.
 ///
 /// # Errors
 /// If a cluster itself cannot be asked.
-pub async fn reasons(world: &World, from: Side, side: Side, databases: &[Database]) -> Result<Vec<String>, StepError> {
+pub async fn reasons(cx: &Cx<'_>, from: Side, side: Side, databases: &[Database]) -> Result<Vec<String>, StepError> {
+    let world = cx.world;
     let maintenance = &world.config.source.database;
     let system: String = world.cluster(side).db(maintenance).await?.query_one(SYSTEM, &[]).await?.get(0);
     let one = async |reader: &Reader| -> Option<String> {
@@ -47,9 +52,9 @@ pub async fn reasons(world: &World, from: Side, side: Side, databases: &[Databas
             Ok(_) => None,
         }
     };
-    let mut reasons: Vec<_> = join_all(world.readers.iter().map(one)).await.into_iter().flatten().collect();
+    let mut reasons: Vec<_> = join_all(pairs(cx, from)?.iter().map(one)).await.into_iter().flatten().collect();
     if reasons.is_empty() {
-        reasons.extend(staleness(world, from, side, databases).await?.err());
+        reasons.extend(staleness(cx, from, side, databases).await?.err());
     }
     Ok(reasons)
 }
@@ -60,11 +65,12 @@ pub async fn reasons(world: &World, from: Side, side: Side, databases: &[Databas
 /// # Errors
 /// If `from` cannot be asked.
 pub async fn staleness(
-    world: &World,
+    cx: &Cx<'_>,
     from: Side,
     side: Side,
     databases: &[Database],
 ) -> Result<Result<Duration, String>, StepError> {
+    let world = cx.world;
     let started = Instant::now();
     let bound = world.config.readers.max_staleness;
     let write = async |database: &Database| -> Result<(String, i64), StepError> {
@@ -92,16 +98,16 @@ pub async fn staleness(
         }
         Ok(())
     };
-    let shown = try_join_all(world.readers.iter().map(|reader| wait(reader.of(side)))).await;
+    let shown = try_join_all(pairs(cx, from)?.iter().map(|reader| wait(reader.of(side)))).await;
     Ok(shown.map(|_| started.elapsed()))
 }
 
 /// How long readers wait for a standby to let them in, once the cluster that it follows does.
 const LET_IN: Duration = Duration::from_secs(5);
 
-/// Waits until every standby of `side` shows the rights to connect that were given there; returns how those are called that do
-/// not in time.
-pub async fn shut_out(cx: &Cx<'_>, side: Side, given: &[Access]) -> Vec<String> {
+/// Waits until every standby of `side` shows the rights to connect that were given there when `from` is left; returns how those
+/// are called that do not in time.
+pub async fn shut_out(cx: &Cx<'_>, from: Side, side: Side, given: &[Access]) -> Vec<String> {
     let world = cx.world;
     let names: Vec<_> = given.iter().map(|access| access.database.clone()).collect();
     let deadline = Instant::now() + LET_IN;
@@ -126,12 +132,14 @@ pub async fn shut_out(cx: &Cx<'_>, side: Side, given: &[Access]) -> Vec<String> 
         let shown = tokio::time::timeout_at(deadline, shown).await;
         (!matches!(shown, Ok(Ok(true)))).then(|| standby.called.clone())
     };
-    join_all(world.readers.iter().map(one)).await.into_iter().flatten().collect()
+    // the journal was read a moment ago; who cannot be known cannot be waited for
+    let pairs = pairs(cx, from).unwrap_or_default();
+    join_all(pairs.iter().map(one)).await.into_iter().flatten().collect()
 }
 
 /// Waits as [`shut_out`] does, where nothing can be taken back any more: those that do not let readers in are told.
-pub async fn let_in(cx: &Cx<'_>, side: Side, given: &[Access]) {
-    for standby in shut_out(cx, side, given).await {
+pub async fn let_in(cx: &Cx<'_>, from: Side, given: &[Access]) {
+    for standby in shut_out(cx, from, from.other(), given).await {
         cx.warn(format!("the {standby} does not let readers in yet: they are refused until it does"));
     }
 }
@@ -140,12 +148,13 @@ pub async fn let_in(cx: &Cx<'_>, side: Side, given: &[Access]) {
 ///
 /// # Errors
 /// If one cannot be asked.
-pub async fn counts(world: &World, side: Side, names: &[String]) -> Result<(i64, i64), StepError> {
+pub async fn counts(cx: &Cx<'_>, side: Side, names: &[String]) -> Result<(i64, i64), StepError> {
+    let world = cx.world;
     let one = async |reader: &Reader| -> Result<(i64, i64), StepError> {
         let session = reader.of(side).db(&world.config.source.database).await?;
         let row = session.query_one(COUNTS, &[&names]).await?;
         Ok((row.get(0), row.get(1)))
     };
-    let each = try_join_all(world.readers.iter().map(one)).await?;
+    let each = try_join_all(pairs(cx, Side::Source)?.iter().map(one)).await?;
     Ok(each.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1)))
 }

@@ -6,7 +6,7 @@ use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{MovePools, move_pools::Moved, readers_ways, standbys};
+use super::{MovePools, Ways, move_pools::Moved, standbys};
 use crate::{
     config::Readers,
     pg::Side,
@@ -111,11 +111,12 @@ impl Watch {
         let world = cx.world;
         let moved = cx.output::<MovePools>()?;
         let (all, names) = databases(cx)?;
-        let addresses: Vec<_> = readers_ways(world, Side::Source).into_iter().map(|way| way.new).collect();
+        let addresses: Vec<_> =
+            Ways::of(cx, Side::Source)?.of_readers(Side::Source).into_iter().map(|way| way.new).collect();
         let looked = async {
-            let stale = standbys::staleness(world, Side::Source, Side::Target, &all).await?;
+            let stale = standbys::staleness(cx, Side::Source, Side::Target, &all).await?;
             let traffic = world.route.traffic(&world.route.leading_to(&addresses, &names).await?).await?;
-            let seen = compare(&moved, &traffic, standbys::counts(world, Side::Target, &names).await?);
+            let seen = compare(&moved, &traffic, standbys::counts(cx, Side::Target, &names).await?);
             let mut problems = problems(&world.config.readers, &seen, &traffic);
             match stale {
                 Ok(took) => self.worst_ms = self.worst_ms.max(took.as_secs_f64() * 1000.0),

@@ -9,7 +9,7 @@ use crate::{
     config::{Config, RouteKind},
     pg::{Side, access, hba},
     plan::time::size,
-    readers::{addresses_of, go_first, readers_ways, standbys},
+    readers::{Ways, standbys},
     replicate::{catch_up::round_trip, health},
     world::{Cx, World},
 };
@@ -107,12 +107,12 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
     let pause_s = budgets.write_pause.as_secs_f64();
     // those that the policy ends hold nothing up
     let bearable_s = world.config.fence.end_older.map_or(f64::MAX, |age| age.as_secs_f64());
-    let (own, spared) = (&world.source.application_name, &world.config.readers.roles);
+    let ways = Ways::of(cx, from)?;
+    let (own, spared) = (&world.source.application_name, &ways.roles);
     for row in session.query(OPEN_TOO_LONG, &[&names, own, &pause_s, &bearable_s, spared]).await? {
         reasons.push(format!("{}: the pause would wait for it", row.get::<_, String>(0)));
     }
-    for client in access::foreign(&session, &names, &world.source.application_name, &world.config.readers.roles).await?
-    {
+    for client in access::foreign(&session, &names, own, spared).await? {
         if client.passes_fence(&world.config.fence.tolerate) {
             reasons.push(format!("{client} passes every fence: {SUPERUSER_HINT}"));
         }
@@ -129,13 +129,13 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
         let role: String = row.get(0);
         lasting.push(format!("role `{role}` may connect on the {from} and does not exist on the {}", from.other()));
     }
-    if !readers_ways(world, from).is_empty() {
-        reasons.extend(standbys::reasons(world, from, from.other(), &all).await?);
+    if !ways.of_readers(from).is_empty() {
+        reasons.extend(standbys::reasons(cx, from, from.other(), &all).await?);
     }
-    if go_first(&world.config, from) {
+    if ways.readers_go_first(from) {
         lasting.extend(hba::reasons(world.cluster(from.other()), &world.config.source.database).await?);
     }
-    for role in &world.config.readers.roles {
+    for role in spared {
         for database in &all {
             let session = world.cluster(from).db(&database.name).await?;
             for way in access::ways_to_write(&session, role).await? {
@@ -150,9 +150,9 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
             from.other()
         ));
     }
-    let mut here = addresses_of(world, from);
+    let mut here = ways.addresses_of(world, from);
     // readers may have gone ahead
-    here.extend(readers_ways(world, from).into_iter().map(|way| way.new));
+    here.extend(ways.of_readers(from).into_iter().map(|way| way.new));
     let poolers = world.route.leading_to(&here, &names).await?;
     for (entries, member) in poolers.iter().zip(world.route.members()) {
         if entries.entries.is_empty() {

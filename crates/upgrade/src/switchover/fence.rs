@@ -17,7 +17,7 @@ use crate::{
         Session, Side,
         access::{self, Foreign},
     },
-    readers::address,
+    readers::{Ways, address},
     route::Clients,
     world::{Cx, World},
 };
@@ -50,15 +50,11 @@ const END_OLDER: &str = "
        AND NOT coalesce(usename = ANY($4::text[]), false) AND pg_catalog.pg_terminate_backend(pid)";
 
 /// Ends transactions that are older than the policy bears, for as long as the pools drain; ends only with an error.
-async fn end_older(cx: &Cx<'_>, session: &Session, names: &[String]) -> Result<(), StepError> {
+async fn end_older(cx: &Cx<'_>, session: &Session, names: &[String], spared: &[String]) -> Result<(), StepError> {
     let Some(age) = cx.world.config.fence.end_older else { return std::future::pending().await };
     loop {
-        let ended = session
-            .query(
-                END_OLDER,
-                &[&names, &cx.world.source.application_name, &age.as_secs_f64(), &cx.world.config.readers.roles],
-            )
-            .await?;
+        let ended =
+            session.query(END_OLDER, &[&names, &cx.world.source.application_name, &age.as_secs_f64(), &spared]).await?;
         for row in ended {
             cx.warn(format!("{} was ended: its transaction held the pause up", row.get::<_, String>(0)));
         }
@@ -68,9 +64,15 @@ async fn end_older(cx: &Cx<'_>, session: &Session, names: &[String]) -> Result<(
 
 /// Sends clients away that cannot be kept waiting, each at the end of its transaction; returns when none is left, or when the
 /// time that transactions have for that is over.
-async fn wind_down(cx: &Cx<'_>, session: &Session, names: &[String], deadline: Instant) -> Result<(), StepError> {
+async fn wind_down(
+    cx: &Cx<'_>,
+    session: &Session,
+    names: &[String],
+    spared: &[String],
+    deadline: Instant,
+) -> Result<(), StepError> {
     let until = deadline.min(Instant::now() + cx.world.config.route.finish);
-    let (own, spared) = (&cx.world.source.application_name, &cx.world.config.readers.roles);
+    let own = &cx.world.source.application_name;
     while access::end_idle(session, names, own, spared).await? > 0 && Instant::now() < until {
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -119,12 +121,12 @@ impl Step<World> for Fence {
             let hot = world.hot.lock().await;
             let hot = hot.as_ref().ok_or_else(cold)?;
             hot.check()?;
-            let lease = pause(cx, self.from).lease;
+            let lease = pause(cx, self.from)?.lease;
             let paused_at = hot.paused_at.unwrap_or_else(Instant::now);
             hot.lease.arm(&saved, paused_at + lease - HEAD_START);
             (hot.from.clone(), hot.entries.clone())
         };
-        let own = &world.source.application_name;
+        let (own, spared) = (&world.source.application_name, &Ways::of(cx, self.from)?.roles);
         // who only reads is not waited for: it may end its transaction where it is
         let serving = address(world.cluster(self.from));
         let writers: Vec<_> = entries.iter().map(|entries| entries.leading_to(&serving)).collect();
@@ -139,15 +141,15 @@ impl Step<World> for Fence {
             }
             // who is sent away first must not be let in again
             block.await?;
-            wind_down(cx, &session, &names, deadline).await
+            wind_down(cx, &session, &names, spared, deadline).await
         };
         tokio::select! {
             done = emptied => done?,
-            failed = end_older(cx, &session, &names) => failed?,
+            failed = end_older(cx, &session, &names, spared) => failed?,
         }
         fault_point!("switchover.fence.after_block");
         loop {
-            let ended = access::end_foreign(&session, &names, own, &world.config.readers.roles).await?;
+            let ended = access::end_foreign(&session, &names, own, spared).await?;
             refuse_superusers(world, self.from, &ended)?;
             // a superuser that is tolerated may be back at once; the audit looks whether it wrote
             if ended.iter().all(|session| session.superuser) {

@@ -91,11 +91,18 @@ impl FenceLease {
         self.session.is_closed()
     }
 
-    /// Opens the backend, and prepares what ends it on `from`, the connection that the pause uses.
+    /// Opens the backend, and prepares what ends it on `from`, the connection that the pause uses; `spared` keep the right to
+    /// connect.
     ///
     /// # Errors
     /// If the side cannot be asked, or a lease of this upgrade is held by somebody else.
-    pub async fn warm(world: &World, side: Side, from: &Session, databases: &[String]) -> Result<Self, StepError> {
+    pub async fn warm(
+        world: &World,
+        side: Side,
+        from: &Session,
+        databases: &[String],
+        spared: Vec<String>,
+    ) -> Result<Self, StepError> {
         forget(world, side).await?;
         let session = world.cluster(side).open(&world.config.source.database, PATIENCE).await?;
         session.query_one(UNDISTURBED, &[]).await?;
@@ -105,7 +112,7 @@ impl FenceLease {
         }
         from.prepare(END).await?;
         access::read(from, databases, &[]).await?;
-        Ok(Self { session: Arc::new(session), key, spared: world.config.readers.roles.clone() })
+        Ok(Self { session: Arc::new(session), key, spared })
     }
 
     /// Lets the server give these rights back at that moment, whatever happens to this process.

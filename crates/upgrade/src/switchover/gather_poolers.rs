@@ -34,12 +34,12 @@ impl Step<World> for GatherPoolers {
     async fn run(&self, cx: &Cx<'_>) -> Result<usize, StepError> {
         let world = cx.world;
         let (_, names) = databases(cx)?;
-        let ways = all_ways(world, self.from);
-        let behind = addresses_of(world, self.from);
+        let ways = all_ways(cx, self.from)?;
+        let behind = addresses_of(cx, self.from)?;
         let (behind, unseen) = world.route.reachable_leading_to(&behind, &names).await;
         let late = behind.iter().filter(|entries| !entries.entries.is_empty()).count();
         // the side is open: nothing is to be waited for
-        let pause = Pause { ways, ..pause(cx, self.from) };
+        let pause = Pause { ways, ..pause(cx, self.from)? };
         let mut lost = world.route.move_clients(&behind, &pause, async { Ok(()) }, async {}).await?;
         lost.extend(unseen);
         if lost.is_empty() {

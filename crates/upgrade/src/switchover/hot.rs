@@ -14,10 +14,10 @@ use super::{
 use crate::{
     pg::{Session, Side, access, marker},
     provision::PrepareDatabases,
-    readers::{addresses_of, ways_in_pause},
+    readers::{Ways, addresses_of},
     route::{Entries, Pause},
     verify::converge::reading_session,
-    world::{Cx, Database, World},
+    world::{Cx, Database},
 };
 
 /// One database of the switchover, with its connections.
@@ -73,7 +73,8 @@ impl Hot {
         let world = cx.world;
         let (databases, names) = databases(cx)?;
         let (source, target) = (world.cluster(from), world.cluster(from.other()));
-        let addresses: Vec<_> = ways_in_pause(world, from).into_iter().map(|way| way.old).collect();
+        let ways = Ways::of(cx, from)?;
+        let addresses: Vec<_> = ways.in_pause(world, from).into_iter().map(|way| way.old).collect();
         let entries = world.route.leading_to(&addresses, &names).await?;
         world.route.warm_up(&entries).await?;
         let one = async |database: Database| -> Result<HotDatabase, StepError> {
@@ -95,7 +96,7 @@ impl Hot {
         access::warm(&f).await?;
         carry_over::warm(&t).await?;
         drain::warm(&f).await?;
-        let lease = FenceLease::warm(world, from, &f, &names).await?;
+        let lease = FenceLease::warm(world, from, &f, &names, ways.roles).await?;
         // what an earlier process sent to the side that follows must not open it while this one serves
         fence_lease::forget(world, from.other()).await?;
         fence_lease::sign(world, &f).await?;
@@ -137,14 +138,17 @@ pub fn patience(cx: &Cx<'_>) -> Instant {
 pub const GRACE: Duration = Duration::from_millis(500);
 
 /// Describes the pause in which writes leave `from`.
-pub fn pause(cx: &Cx<'_>, from: Side) -> Pause {
+///
+/// # Errors
+/// Blocked, if the journal cannot be read.
+pub fn pause(cx: &Cx<'_>, from: Side) -> Result<Pause, StepError> {
     let world = cx.world;
-    Pause {
+    Ok(Pause {
         id: format!("{} {}", world.id, cx.plan_id()),
-        ways: ways_in_pause(world, from),
+        ways: Ways::of(cx, from)?.in_pause(world, from),
         deadline: patience(cx),
         lease: world.config.budgets.write_pause + GRACE,
-    }
+    })
 }
 
 /// Makes the error for a pause without what was opened for it: only after a restart, which never enters a pause.
@@ -156,6 +160,6 @@ pub fn cold() -> StepError {
 ///
 /// # Errors
 /// If a pooler cannot be asked.
-pub async fn entries_leading_to(world: &World, side: Side, names: &[String]) -> Result<Vec<Entries>, StepError> {
-    world.route.leading_to(&addresses_of(world, side), names).await
+pub async fn entries_leading_to(cx: &Cx<'_>, side: Side, names: &[String]) -> Result<Vec<Entries>, StepError> {
+    cx.world.route.leading_to(&addresses_of(cx, side)?, names).await
 }

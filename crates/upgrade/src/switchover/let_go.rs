@@ -46,8 +46,10 @@ pub async fn or_let_go<T>(
 /// Resumes every paused entry that leads to `side`. One that leads to the other side stays: clients that are superusers
 /// would pass its fence.
 async fn let_go(cx: &Cx<'_>, side: Side) {
-    let Ok((_, names)) = databases(cx) else { return };
-    let (paused, lost) = cx.world.route.let_go(&pause(cx, side).id, &addresses_of(cx.world, side), &names).await;
+    let (Ok((_, names)), Ok(pause), Ok(addresses)) = (databases(cx), pause(cx, side), addresses_of(cx, side)) else {
+        return;
+    };
+    let (paused, lost) = cx.world.route.let_go(&pause.id, &addresses, &names).await;
     if paused > 0 {
         cx.warn(format!(
             "the write budget is over and the {side} does not let clients in: they are refused from now on, instead of \

@@ -93,10 +93,11 @@ pub fn plan_of(id: String, attempt: &Attempt, config: &Config) -> Plan<World> {
     let alone = matches!(config.route.kind, RouteKind::MultiHost);
     let clients = config.route.capabilities().clients;
     let plan = Plan::new(id, "switchover", serde_json::json!(attempt))
+        .then(readers::SettleWays { from })
         .then(check_gates::CheckGates { from })
         .then(save_access::SaveAccess { from })
         .then_if(!alone, rehearse_repoint::RehearseRepoint { from });
-    let plan = if readers::go_first(config, from) {
+    let plan = if readers::Ways::from(&config.readers).readers_go_first(from) {
         plan.then(readers::Admit).then(readers::MovePools).then(readers::WatchWindow { window: config.readers.window })
     } else {
         plan

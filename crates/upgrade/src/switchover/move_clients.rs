@@ -58,7 +58,7 @@ impl Step<World> for MoveClients {
                         .because(error.reason().unwrap_or_else(|| error.to_string()))
                 })
             };
-            try_join(server, cx.world.route.still_held(&hot.entries, &pause(cx, self.from))).await?;
+            try_join(server, cx.world.route.still_held(&hot.entries, &pause(cx, self.from)?)).await?;
         }
         Ok(Observed::Absent)
     }
@@ -72,7 +72,7 @@ impl Step<World> for MoveClients {
             let hot = world.hot.lock().await;
             hot.as_ref().map(|hot| (hot.entries.clone(), hot.paused_at))
         };
-        let pause = pause(cx, self.from);
+        let pause = pause(cx, self.from)?;
         let (entries, paused_at) = match prepared {
             Some(prepared) => prepared,
             None => {
@@ -97,7 +97,7 @@ impl Step<World> for MoveClients {
         for lost in or_let_go(
             cx,
             to,
-            world.route.move_clients(&entries, &pause, open, readers::standbys::let_in(cx, to, &saved)),
+            world.route.move_clients(&entries, &pause, open, readers::standbys::let_in(cx, self.from, &saved)),
         )
         .await?
         {

@@ -93,8 +93,10 @@ impl Postpone {
 
     /// Looks after readers that went ahead, for as long as they are served well; returns why they are not.
     async fn watch_readers(&self, cx: &Cx<'_>) -> StepError {
-        if !readers::go_first(&cx.world.config, self.from) {
-            return std::future::pending().await;
+        match readers::Ways::of(cx, self.from) {
+            Err(error) => return error,
+            Ok(ways) if !ways.readers_go_first(self.from) => return std::future::pending().await,
+            Ok(_) => {}
         }
         let mut watch = readers::watch_window::Watch::default();
         loop {

@@ -6,7 +6,7 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 use super::hot::{databases, entries_leading_to};
 use crate::{
     pg::Side,
-    readers::{Admit, all_ways, go_first},
+    readers::{Admit, Ways},
     world::{Cx, World},
 };
 
@@ -23,11 +23,12 @@ pub struct RehearseRepoint {
 pub async fn rehearse(cx: &Cx<'_>, from: Side) -> Result<(), StepError> {
     let world = cx.world;
     let (_, names) = databases(cx)?;
-    let entries = entries_leading_to(world, from, &names).await?;
-    let all = all_ways(world, from);
+    let entries = entries_leading_to(cx, from, &names).await?;
+    let ways = Ways::of(cx, from)?;
+    let all = ways.all(world, from);
     world.route.rehearse(&entries, &all).await?;
     // readers are there already, and the door is shut behind them for everybody else: it was tried before
-    let admitted = !cx.plan_id().is_empty() && go_first(&world.config, from) && cx.try_output::<Admit>()?.is_some();
+    let admitted = !cx.plan_id().is_empty() && ways.readers_go_first(from) && cx.try_output::<Admit>()?.is_some();
     if admitted {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 use super::hot::databases;
 use crate::{
     pg::{Side, access, access::Access},
+    readers::Ways,
     world::{Cx, World},
 };
 
@@ -22,7 +23,7 @@ pub struct SaveAccess {
 pub async fn read(cx: &Cx<'_>, from: Side) -> Result<Vec<Access>, StepError> {
     let (_, names) = databases(cx)?;
     let session = cx.world.cluster(from).db(&cx.world.config.source.database).await?;
-    let access = access::read(&session, &names, &cx.world.config.readers.roles).await?;
+    let access = access::read(&session, &names, &Ways::of(cx, from)?.roles).await?;
     if access::is_blocked(&access) {
         let message = format!("nobody may connect to the {from}: it does not serve");
         return Err(StepError::fatal(message, "look at `pgleap status`"));

@@ -3,7 +3,7 @@
 use pgleap_lab::{Application, LabSpec};
 use pgleap_local::StopMode;
 use pgleap_saga::EventSink;
-use pgleap_upgrade::{Chain, pgbouncer::admin::Entry, readers::WatchWindow};
+use pgleap_upgrade::{Chain, Config, World, guard::Launch, pgbouncer::admin::Entry, readers::WatchWindow};
 
 use crate::{
     bed::{LONG, as_found, ask, assert_as_found, assert_unwound, began, client, connect, event, small, until},
@@ -36,7 +36,7 @@ fn hba(rig: &Rig) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_go_first_writers_follow_and_both_come_back() {
-    let rig = rig_with("rdf", |config| config).await;
+    let mut rig = rig_with("rdf", |config| config).await;
     let (of_source, of_target) = rig.lab.reader_ports.unwrap();
     let readers = Application::reading(&rig.lab.reading_through_pooler("shop"), 3, 40);
     assert_done(rig.chain().run().await);
@@ -49,6 +49,14 @@ async fn readers_go_first_writers_follow_and_both_come_back() {
     let read_only = ask(&rig.lab.reading_through_pooler("shop"), "SELECT pg_is_in_recovery()").await;
     assert_eq!(read_only, ["t"]);
 
+    // somebody takes the pool out of the configuration: its readers go back as they came
+    let text = std::fs::read_to_string(rig.lab.config_path()).unwrap();
+    let (before, rest) = text.split_once("[[readers.pool]]").unwrap();
+    std::fs::write(rig.lab.config_path(), format!("{before}[budgets]{}", rest.split_once("[budgets]").unwrap().1))
+        .unwrap();
+    let edited = Config::load(&rig.lab.config_path()).unwrap();
+    assert!(edited.readers.pools.is_empty());
+    rig.world = World::describe(edited, "7f3a".into(), Launch::Task).await.unwrap();
     assert_done(rig.chain().rollback().await);
     assert_eq!(readers_lead_to(&rig).await, of_source);
     let read = readers.stop().await;
@@ -61,8 +69,14 @@ async fn readers_go_first_writers_follow_and_both_come_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_on_a_bad_standby_are_led_back_and_nobody_could_write_to_the_target_meanwhile() {
-    let rig = rig_with("rdw", |config| config.replace("window = \"0s\"", "window = \"1h\"")).await;
+    let change = |config: String| config.replace("window = \"0s\"", "window = \"1h\"\nroles = [\"report\"]");
+    let rig = rig_with("rdw", change).await;
     let (of_source, of_target) = rig.lab.reader_ports.unwrap();
+    client(&rig.lab.directly(rig.lab.source_port, "shop"))
+        .await
+        .batch_execute("CREATE ROLE report LOGIN")
+        .await
+        .unwrap();
     assert_done(rig.chain().run().await);
     let standby = rig.lab.start_target_standby().await.unwrap();
     let rules = hba(&rig);
@@ -89,6 +103,9 @@ async fn readers_on_a_bad_standby_are_led_back_and_nobody_could_write_to_the_tar
     assert_eq!(hba(&rig), rules);
     let refused = connect(&rig.lab.bypassing(target, "shop")).await.unwrap_err();
     assert_eq!(refused.as_db_error().unwrap().message(), "permission denied for database \"shop\"");
+    let may =
+        ask(&rig.lab.directly(target, "shop"), "SELECT has_database_privilege('report', 'shop', 'CONNECT')").await;
+    assert_eq!(may, ["f"], "who may stay at the source has no business at the target");
     until("a reader to be served by the source's standby again", async || {
         connect(&rig.lab.reading_through_pooler("shop")).await.ok()
     })
