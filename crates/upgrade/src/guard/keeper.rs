@@ -134,7 +134,10 @@ impl Keeper {
             Verb::Rehearse { moves } => self.pooler.rehearse(&moves).await,
             Verb::TryLogins { moves } => {
                 let _command = self.command.lock().await;
-                self.pooler.try_logins(&moves).await
+                match self.pooler.try_logins(&moves).await {
+                    Ok(unknown) => return Answer::Tried(unknown),
+                    Err(error) => Err(error),
+                }
             }
             Verb::WarmUp { entries } => self.pooler.warm_up(entries).await,
             Verb::Hold { turn, lease_ms, within_ms } => {

@@ -111,6 +111,8 @@ pub enum Answer {
     Entries(Vec<Entry>),
     /// What was seen, or why nothing was.
     Inspected(Result<Inspection, Unseen>),
+    /// Everybody who could be tried can log in; these could not be, a line each.
+    Tried(Vec<String>),
     /// What went through each entry.
     Traffic(Vec<Traffic>),
     /// What is held.

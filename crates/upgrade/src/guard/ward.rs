@@ -133,15 +133,15 @@ impl Kept {
         }
     }
 
-    /// Sees that what stands there can itself log in where these entries are to be led.
+    /// Sees that what stands there can itself log in where these entries are to be led; returns of whom that is not known.
     ///
     /// # Errors
     /// Fatal, saying who cannot, and why.
-    pub async fn try_logins(&self, moves: &[Move]) -> Result<(), StepError> {
+    pub async fn try_logins(&self, moves: &[Move]) -> Result<Vec<String>, StepError> {
         match self {
             Self::PgBouncer(pooler) => pooler.try_logins(moves).await,
             // a program says for itself, when it is checked, whether it could
-            Self::Program(_) => Ok(()),
+            Self::Program(_) => Ok(Vec::new()),
         }
     }
 

@@ -51,6 +51,15 @@ enum Outcome {
     Out(String),
 }
 
+/// What a login says of the new address.
+enum Compared {
+    In,
+    /// It fails, and did not at the old one; what was said.
+    Out(String),
+    /// It fails at both; what was said at the old one.
+    Unknown(String),
+}
+
 /// Removes the lines of a trial that was interrupted, if there are any.
 ///
 /// # Errors
@@ -65,15 +74,16 @@ pub fn forget(path: &Path) -> Result<(), StepError> {
 
 impl PgBouncer {
     /// Sees that this PgBouncer can log in at the new address of each entry, as everybody who came by it so far and gets in
-    /// at the old one. No client is touched, and the file is as it was.
+    /// at the old one. No client is touched, and the file is as it was. Returns, a line each, of whom nothing is known, as they do
+    /// not get in at the old one either.
     ///
     /// # Errors
     /// Fatal, naming who cannot, and what the server or PgBouncer said; or if its configuration cannot be read anew.
-    pub async fn try_logins(&self, moves: &[Move]) -> Result<(), StepError> {
+    pub async fn try_logins(&self, moves: &[Move]) -> Result<Vec<String>, StepError> {
         let admin = self.admin().await?;
         let logins = logins(&admin, &self.ini().await?, moves).await?;
         if logins.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let lines = |(n, login): (usize, &Login)| {
             let there = ini::redirect(&login.settings, &login.old, &login.new).unwrap_or_default();
@@ -82,12 +92,17 @@ impl PgBouncer {
         let lines = format!("{MARK}[databases]\n{}", logins.iter().enumerate().map(lines).collect::<String>());
         let names = self.reload_with(&admin, &lines).await?;
         let known = (0..logins.len()).all(|n| names.contains(&format!("{NAME}{n}_new")));
-        let mut failed = Vec::new();
+        let (mut failed, mut unknown) = (Vec::new(), Vec::new());
         if known {
             let numbered: Vec<_> = logins.iter().enumerate().collect();
             for some in numbered.chunks(AT_A_TIME) {
-                let compared = join_all(some.iter().map(|(n, login)| self.compare(*n, login))).await;
-                failed.extend(compared.into_iter().flatten());
+                for compared in join_all(some.iter().map(|(n, login)| self.compare(*n, login))).await {
+                    match compared {
+                        Compared::In => {}
+                        Compared::Out(why) => failed.push(why),
+                        Compared::Unknown(why) => unknown.push(why),
+                    }
+                }
             }
         }
         // what was opened goes with its entries
@@ -99,7 +114,7 @@ impl PgBouncer {
             ));
         }
         if failed.is_empty() {
-            return Ok(());
+            return Ok(unknown);
         }
         Err(StepError::fatal(
             format!("PgBouncer {} cannot log in where its clients are to be led", self.pooler),
@@ -121,11 +136,15 @@ impl PgBouncer {
         Ok(admin.entries().await?.into_iter().map(|entry| entry.name).collect())
     }
 
-    /// Returns what is wrong if this login fails at the new address, and not at the old one.
-    async fn compare(&self, n: usize, login: &Login) -> Option<String> {
-        let Outcome::Out(why) = self.log_in(&format!("{NAME}{n}_new")).await else { return None };
-        let Outcome::In = self.log_in(&format!("{NAME}{n}_old")).await else { return None };
-        Some(format!("`{}` by `{}` at {}: {why}", login.user, login.entry, login.new))
+    /// Logs in at the new address; if that fails, at the old one.
+    async fn compare(&self, n: usize, Login { user, entry, old, new, .. }: &Login) -> Compared {
+        let Outcome::Out(there) = self.log_in(&format!("{NAME}{n}_new")).await else { return Compared::In };
+        match self.log_in(&format!("{NAME}{n}_old")).await {
+            Outcome::In => Compared::Out(format!("`{user}` by `{entry}` at {new}: {there}")),
+            Outcome::Out(here) => {
+                Compared::Unknown(format!("`{user}` by `{entry}` does not get in at {old} either: {here}"))
+            }
+        }
     }
 
     async fn log_in(&self, entry: &str) -> Outcome {

@@ -267,13 +267,23 @@ impl Route {
         self.each(all, |entries| (Verb::WarmUp { entries: entries.entries.len() }, AT_ONCE)).await
     }
 
-    /// Sees that each pooler itself can log in where its entries are to be led, with its own passwords, keys and TLS.
+    /// Sees that each pooler itself can log in where its entries are to be led, with its own passwords, keys and TLS. Returns, a
+    /// line each, of whom that is not known.
     ///
     /// # Errors
     /// Fatal, saying who cannot, and why.
-    pub async fn try_logins(&self, all: &[Entries], ways: &[Way]) -> Result<(), StepError> {
-        let moves = |entries: &Entries| ways.iter().map(|way| way.of(&entries.entries)).collect();
-        self.each(all, |entries| (Verb::TryLogins { moves: moves(entries) }, LOGINS_BUDGET)).await
+    pub async fn try_logins(&self, all: &[Entries], ways: &[Way]) -> Result<Vec<String>, StepError> {
+        let one = async |entries: &Entries| {
+            let member = &self.members[entries.member];
+            let moves = ways.iter().map(|way| way.of(&entries.entries)).collect();
+            match member.guard.ask(Verb::TryLogins { moves }, LOGINS_BUDGET).await? {
+                Answer::Tried(unknown) => Ok(unknown.iter().map(|who| format!("{}: {who}", member.ward)).collect()),
+                other => Err(member.odd(&other)),
+            }
+        };
+        let all = all.iter().filter(|entries| !entries.entries.is_empty());
+        let tried: Vec<Result<Vec<_>, _>> = join_all(all.map(one)).await;
+        Ok(tried.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     /// Computes each pooler's configuration with every entry moved, and checks that the files can be replaced.
