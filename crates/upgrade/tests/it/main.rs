@@ -27,6 +27,7 @@ mod siblings;
 mod standard;
 mod standby;
 mod steps;
+mod strays;
 mod survive;
 mod timing;
 mod unwind;
