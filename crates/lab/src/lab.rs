@@ -29,6 +29,10 @@ pub struct LabSpec {
     pub source_settings: Vec<(String, String)>,
     /// How many PgBouncers stand in front of the source.
     pub poolers: usize,
+    /// Where the source is, as everybody reaches it; anything but the loopback address is another host's.
+    pub source_host: String,
+    /// Where the target will be.
+    pub target_host: String,
     /// Further settings of the poolers.
     pub pooler_settings: Vec<(String, String)>,
     /// The write budget, as in the configuration.
@@ -50,6 +54,8 @@ impl LabSpec {
             pgbouncer: None,
             source_settings: Vec::new(),
             poolers: 1,
+            source_host: HOST.into(),
+            target_host: HOST.into(),
             pooler_settings: Vec::new(),
             write_pause: "2s".into(),
             readers: false,
@@ -95,7 +101,7 @@ pub enum LabError {
     },
 }
 
-/// A source and a PgBouncer in front of it; stopped by [`Lab::stop`], not by being dropped.
+/// A source and PgBouncers in front of it; stopped by [`Lab::stop`], not by being dropped.
 #[derive(Debug, Clone)]
 pub struct Lab {
     /// What was built.
@@ -104,10 +110,9 @@ pub struct Lab {
     pub account: Account,
     /// The source.
     pub source: Server,
-    /// The pooler.
-    pub pooler: Pooler,
-    /// Further poolers in front of the same source.
-    pub siblings: Vec<Pooler>,
+    /// The poolers in front of it.
+    pub poolers: Vec<Pooler>,
+    bouncer: PathBuf,
     /// The source's port.
     pub source_port: u16,
     /// The port that the target will have.
@@ -127,6 +132,28 @@ impl Lab {
     /// # Errors
     /// [`LabError`]; what was started is stopped again.
     pub async fn start(spec: LabSpec) -> Result<Self, LabError> {
+        let mut lab = Self::start_servers(spec).await?;
+        for number in 0..lab.spec.poolers.max(1) {
+            let started = match free_port().map_err(|source| LabError::Io { dir: lab.spec.dir.clone(), source }) {
+                Ok(port) => lab.pooler_spec(number, port).start().await.map_err(LabError::from),
+                Err(error) => Err(error),
+            };
+            match started {
+                Ok(pooler) => lab.poolers.push(pooler),
+                Err(error) => {
+                    lab.stop().await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(lab)
+    }
+
+    /// Builds and starts everything but the poolers, for whoever places those by [`Self::pooler_spec`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_servers(spec: LabSpec) -> Result<Self, LabError> {
         let account = Account::for_servers(None)?;
         let installation = find(spec.from, &spec.bindirs)?;
         find(spec.to, &spec.bindirs)?;
@@ -146,8 +173,9 @@ impl Lab {
         server.init(&InitOptions::default()).await?;
         let sockets = spec.dir.join("s");
         account.create_dir(&sockets, 0o700).map_err(io)?;
+        let (listen, from) = if spec.source_host == HOST { (HOST, "127.0.0.1/32") } else { ("*", "samenet") };
         let mut conf = format!(
-            "port = {source_port}\nlisten_addresses = '{HOST}'\nunix_socket_directories = '{}'\nwal_level = logical\n\
+            "port = {source_port}\nlisten_addresses = '{listen}'\nunix_socket_directories = '{}'\nwal_level = logical\n\
              max_wal_size = '4GB'\nmax_connections = 100\npassword_encryption = 'scram-sha-256'\n\
              wal_retrieve_retry_interval = '200ms'\n",
             sockets.display()
@@ -157,7 +185,9 @@ impl Lab {
         }
         server.append_conf(&conf).map_err(io)?;
         server
-            .write_hba("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\nhost replication all 127.0.0.1/32 scram-sha-256\n")
+            .write_hba(&format!(
+                "local all all trust\nhost all all {from} scram-sha-256\nhost replication all {from} scram-sha-256\n"
+            ))
             .map_err(io)?;
         server.start(&[], START_BUDGET).await?;
         let lab = Self::furnish(spec, account, server.clone(), bouncer, source_port, target_port).await;
@@ -203,37 +233,42 @@ impl Lab {
             );
             session.batch_execute(&sql).await.map_err(|e| fill(database, e))?;
         }
-        let entry = |name: &String| (name.clone(), HOST.to_owned(), source_port, name.clone());
-        let mut entries: Vec<_> = spec.databases.iter().map(entry).collect();
         let mut reader_ports = None;
         if spec.readers {
             let io = |source| LabError::Io { dir: spec.dir.clone(), source };
             let ports = (free_port().map_err(io)?, free_port().map_err(io)?);
             Self::start_standby(&spec.dir, "source-standby", &source, source_port, ports.0).await?;
-            entries.extend(
-                spec.databases.iter().map(|name| (format!("{name}_ro"), HOST.to_owned(), ports.0, name.clone())),
-            );
             reader_ports = Some(ports);
         }
-        let mut poolers = Vec::new();
-        for number in 0..spec.poolers.max(1) {
-            let name = if number == 0 { "pooler".to_owned() } else { format!("pooler{number}") };
-            let pooler = PoolerSpec {
-                bin: bouncer.clone(),
-                dir: spec.dir.join(name),
-                port: free_port().map_err(|source| LabError::Io { dir: spec.dir.clone(), source })?,
-                account: account.clone(),
-                databases: entries.clone(),
-                users: ROLES[1..].iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())).collect(),
-                admin_users: vec!["pooladmin".into()],
-                pool_mode: "transaction".into(),
-                extra: spec.pooler_settings.clone(),
-            };
-            poolers.push(pooler.start().await?);
+        let poolers = Vec::new();
+        Ok(Self { spec, account, source, poolers, bouncer, source_port, target_port, reader_ports })
+    }
+
+    /// Returns the description of a pooler that leads to the source, for whoever starts it elsewhere than on this host.
+    pub fn pooler_spec(&self, number: usize, port: u16) -> PoolerSpec {
+        let spec = &self.spec;
+        let entry = |name: &String| (name.clone(), spec.source_host.clone(), self.source_port, name.clone());
+        let mut databases: Vec<_> = spec.databases.iter().map(entry).collect();
+        if let Some((reader_port, _)) = self.reader_ports {
+            let entry = |name: &String| (format!("{name}_ro"), spec.source_host.clone(), reader_port, name.clone());
+            databases.extend(spec.databases.iter().map(entry));
         }
-        let siblings = poolers.split_off(1);
-        let pooler = poolers.remove(0);
-        Ok(Self { spec, account, source, pooler, siblings, source_port, target_port, reader_ports })
+        PoolerSpec {
+            bin: self.bouncer.clone(),
+            dir: spec.dir.join(if number == 0 { "pooler".to_owned() } else { format!("pooler{number}") }),
+            port,
+            account: self.account.clone(),
+            databases,
+            users: ROLES[1..].iter().map(|(user, password)| ((*user).to_owned(), (*password).to_owned())).collect(),
+            admin_users: vec!["pooladmin".into()],
+            pool_mode: "transaction".into(),
+            extra: spec.pooler_settings.clone(),
+        }
+    }
+
+    /// Returns the first pooler.
+    pub fn pooler(&self) -> &Pooler {
+        &self.poolers[0]
     }
 
     /// Makes a standby of `server`, which listens on `of_port`, and starts it on `port`.
@@ -279,12 +314,12 @@ impl Lab {
 
     /// Returns how the application reaches `database` to read only: through the pooler.
     pub fn reading_through_pooler(&self, database: &str) -> Config {
-        Self::through(&self.pooler, &format!("{database}_ro"))
+        Self::through(self.pooler(), &format!("{database}_ro"))
     }
 
     /// Returns how the application reaches `database`: through the pooler.
     pub fn through_pooler(&self, database: &str) -> Config {
-        Self::through(&self.pooler, database)
+        Self::through(self.pooler(), database)
     }
 
     /// Returns how the application reaches `database` through one of the poolers.
@@ -297,7 +332,7 @@ impl Lab {
     /// Returns how a superuser reaches `database` directly, at the source's port or the target's.
     pub fn directly(&self, port: u16, database: &str) -> Config {
         let mut config = Config::new();
-        config.host(HOST).port(port).user(ROLES[0].0).password(ROLES[0].1).dbname(database);
+        config.host(self.host_of(port)).port(port).user(ROLES[0].0).password(ROLES[0].1).dbname(database);
         // what follows after a switchover has a read-only default
         config.options("-c default_transaction_read_only=off");
         config
@@ -306,8 +341,12 @@ impl Lab {
     /// Returns how the application's role would bypass the pooler.
     pub fn bypassing(&self, port: u16, database: &str) -> Config {
         let mut config = Config::new();
-        config.host(HOST).port(port).user(ROLES[1].0).password(ROLES[1].1).dbname(database);
+        config.host(self.host_of(port)).port(port).user(ROLES[1].0).password(ROLES[1].1).dbname(database);
         config
+    }
+
+    fn host_of(&self, port: u16) -> &str {
+        if port == self.target_port { &self.spec.target_host } else { &self.spec.source_host }
     }
 
     /// Returns where the configuration of the upgrade is written.
@@ -322,7 +361,8 @@ impl Lab {
         let bindirs: Vec<_> =
             self.spec.bindirs.iter().map(|path| format!("{:?}", path.display().to_string())).collect();
         let poolers: Vec<_> = self
-            .poolers()
+            .poolers
+            .iter()
             .map(|pooler| {
                 format!(
                     "[[route.pgbouncer]]\n\
@@ -342,10 +382,11 @@ impl Lab {
         format!(
             "state_dir = \"state\"\n\n\
              [source]\n\
-             dsn = \"host={HOST} port={} user=pgleap dbname=postgres\"\n\
+             dsn = \"host={} port={} user=pgleap dbname=postgres\"\n\
              password = {{ passfile = \"passfile\" }}\n\
              databases = [{}]\n\n\
              [target]\n\
+             host = \"{}\"\n\
              version = {}\n\
              port = {}\n\
              data_dir = \"{dir}/target\"\n\n\
@@ -359,8 +400,10 @@ impl Lab {
              {}\
              [budgets]\n\
              write_pause = \"{}\"\n",
+            self.spec.source_host,
             self.source_port,
             names.join(", "),
+            self.spec.target_host,
             self.spec.to,
             self.target_port,
             bindirs.join(", "),
@@ -368,11 +411,6 @@ impl Lab {
             readers,
             self.spec.write_pause,
         )
-    }
-
-    /// Returns every pooler.
-    pub fn poolers(&self) -> impl Iterator<Item = &Pooler> {
-        std::iter::once(&self.pooler).chain(&self.siblings)
     }
 
     /// Returns the target, as the upgrade makes it.
@@ -390,7 +428,7 @@ impl Lab {
 
     /// Stops everything that may run: pooler, source, copy, target.
     pub async fn stop(&self) {
-        for pooler in self.poolers() {
+        for pooler in &self.poolers {
             drop(pooler.stop().await);
         }
         let mut servers = vec![self.source.clone()];

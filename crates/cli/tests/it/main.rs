@@ -10,6 +10,7 @@ mod docs;
 mod fleet;
 #[cfg(feature = "faults")]
 mod guards;
+mod hosts;
 #[cfg(feature = "faults")]
 mod kills;
 #[cfg(feature = "faults")]
@@ -17,7 +18,10 @@ mod orphans;
 mod planning;
 mod reports;
 mod route_check;
+mod scene;
 mod stops;
+#[cfg(feature = "faults")]
+mod sweep;
 mod twin;
 mod usage;
 mod waits;

@@ -1,66 +1,52 @@
 //! `pgleap rehearse --twin` against a real source: what it tells, and that it leaves nothing behind.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Output, Stdio},
 };
 
-use pgleap_lab::{Lab, LabSpec};
 use serde_json::Value;
 use tokio::process::Command;
-use tokio_postgres::NoTls;
+
+use crate::scene::{DATABASE, Scene, connect};
 
 /// Not every installation of 18 brings the contributed modules that are looked at.
 const TO: u16 = 17;
 
-struct Scene {
-    lab: Lab,
-}
-
-impl Scene {
-    async fn set(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("pgl-{}-{name}", std::process::id()));
-        let mut spec = LabSpec::new(15, TO, &directory);
-        spec.databases = vec!["shop".into()];
+async fn set(name: &str) -> Scene {
+    let scene = Scene::set(name, |spec| {
+        spec.to = TO;
         spec.source_settings =
             vec![("fsync".into(), "off".into()), ("shared_preload_libraries".into(), "pg_stat_statements".into())];
-        let lab = Lab::start(spec).await.unwrap();
-        std::fs::write(lab.config_path(), lab.config_text()).unwrap();
-        let scene = Self { lab };
-        scene.sql("CREATE EXTENSION pg_stat_statements; CREATE INDEX history_tid ON pgbench_history (tid, aid)").await;
-        scene
-    }
+    })
+    .await;
+    sql(&scene, "CREATE EXTENSION pg_stat_statements; CREATE INDEX history_tid ON pgbench_history (tid, aid)").await;
+    scene
+}
 
-    async fn sql(&self, sql: &str) {
-        let (client, connection) = self.lab.directly(self.lab.source_port, "shop").connect(NoTls).await.unwrap();
-        tokio::spawn(async move { drop(connection.await) });
-        client.batch_execute(sql).await.unwrap();
-    }
+async fn sql(scene: &Scene, sql: &str) {
+    let client = connect(scene.lab.directly(scene.lab.source_port, DATABASE)).await;
+    client.batch_execute(sql).await.unwrap();
+}
 
-    /// Everything on the source that a rehearsal could leave.
-    async fn traces(&self) -> Vec<String> {
-        let (client, connection) = self.lab.directly(self.lab.source_port, "shop").connect(NoTls).await.unwrap();
-        tokio::spawn(async move { drop(connection.await) });
-        let sql = "SELECT slot_name::text FROM pg_replication_slots UNION ALL SELECT pubname FROM pg_publication
-                   UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'pgleap'";
-        client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
-    }
+/// Everything on the source that a rehearsal could leave.
+async fn traces(scene: &Scene) -> Vec<String> {
+    let client = connect(scene.lab.directly(scene.lab.source_port, DATABASE)).await;
+    let sql = "SELECT slot_name::text FROM pg_replication_slots UNION ALL SELECT pubname FROM pg_publication
+               UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'pgleap'";
+    client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
 
-    fn command(&self, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pgleap"));
-        command.args(["--yes", "--config"]).arg(self.lab.config_path()).args(["rehearse", "--twin"]).args(more);
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        command
-    }
+/// Returns the rehearsal, whose output is read and not logged.
+fn rehearse(scene: &Scene, more: &[&str]) -> Command {
+    let mut command = scene.command(&[&["rehearse", "--twin"], more].concat());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
 
-    async fn run(&self, more: &[&str]) -> Output {
-        self.command(more).output().await.unwrap()
-    }
-
-    fn twins(&self) -> Vec<std::path::PathBuf> {
-        let places = ["w.twin", "target.twin", "v.twin", "elsewhere.twin"].map(|name| self.lab.spec.dir.join(name));
-        places.into_iter().filter(|path| Path::new(path).exists()).collect()
-    }
+fn twins(scene: &Scene) -> Vec<PathBuf> {
+    let places = ["w.twin", "target.twin", "v.twin", "elsewhere.twin"].map(|name| scene.dir().join(name));
+    places.into_iter().filter(|path| path.exists()).collect()
 }
 
 fn report(output: &Output) -> Value {
@@ -72,9 +58,9 @@ fn report(output: &Output) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_gone_afterwards() {
-    let scene = Scene::set("twin").await;
-    scene.sql("SELECT count(*) FROM pgbench_accounts WHERE aid = 17").await;
-    let output = scene.run(&["--format", "json"]).await;
+    let scene = set("twin").await;
+    sql(&scene, "SELECT count(*) FROM pgbench_accounts WHERE aid = 17").await;
+    let output = rehearse(&scene, &["--format", "json"]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let twin = report(&output);
     let stages: Vec<_> =
@@ -88,23 +74,23 @@ async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_
     assert_eq!(twin["indexes"]["checked"], twin["indexes"]["all"]);
     assert!(twin["indexes"]["all"].as_u64().unwrap() > 3);
     assert_eq!(twin["restore"].as_array().unwrap().len(), 0, "{twin:#}");
-    assert_eq!(scene.traces().await, Vec::<String>::new());
-    assert_eq!(scene.twins(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(traces(&scene).await, Vec::<String>::new());
+    assert_eq!(twins(&scene), Vec::<PathBuf>::new());
 
     // what fails is told: a column that 17 took away, and what never was
     let config = std::fs::read_to_string(scene.lab.config_path()).unwrap();
     let state: PathBuf =
         config.lines().find_map(|line| line.strip_prefix("state_dir = ")).unwrap().trim_matches('"').into();
-    let history = std::fs::read_to_string(scene.lab.spec.dir.join(state).join("history.jsonl")).unwrap();
+    let history = std::fs::read_to_string(scene.dir().join(state).join("history.jsonl")).unwrap();
     let measured: Value = serde_json::from_str(history.trim()).unwrap();
     assert!(measured["upgrade_base_s"].as_f64() > Some(0.1), "the next plan knows what pg_upgrade takes: {measured}");
-    let file = scene.lab.spec.dir.join("statements.sql");
+    let file = scene.dir().join("statements.sql");
     let text = "SELECT buffers_checkpoint FROM pg_stat_bgwriter;\nSELECT * FROM no_such_table WHERE a = $1;\n\
                 SELECT aid FROM pgbench_history WHERE tid = $1;\nUPDATE pgbench_accounts SET abalance = abalance + $1 WHERE aid = $2;\n\
                 SELECT count(DISTINCT tid) FROM pgbench_history;\n";
     std::fs::write(&file, text).unwrap();
-    let output =
-        scene.run(&["--statements", file.to_str().unwrap(), "--amcheck-seconds", "0", "--format", "json"]).await;
+    let more = &["--statements", file.to_str().unwrap(), "--amcheck-seconds", "0", "--format", "json"];
+    let output = rehearse(&scene, more).output().await.unwrap();
     assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
     let twin = report(&output);
     assert!(twin["broken"][0]["why"].as_str().unwrap().contains("buffers_checkpoint"), "{twin:#}");
@@ -120,37 +106,37 @@ async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_
     assert_eq!(twin["indexes"]["checked"], 0);
 
     // a database that the new major refuses: the source has nothing to do with what pg_upgrade says
-    scene.sql("CREATE TABLE odd (a regproc)").await;
-    let output = scene.run(&[]).await;
+    sql(&scene, "CREATE TABLE odd (a regproc)").await;
+    let output = rehearse(&scene, &[]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("pg_upgrade --check refuses this upgrade") && told.contains("odd"), "{told}");
     assert!(told.contains("state: the source was read, and not changed; the twin is removed"), "{told}");
-    assert_eq!(scene.twins(), Vec::<std::path::PathBuf>::new());
-    assert_eq!(scene.traces().await, Vec::<String>::new());
+    assert_eq!(twins(&scene), Vec::<PathBuf>::new());
+    assert_eq!(traces(&scene).await, Vec::<String>::new());
     scene.lab.destroy().await.unwrap();
 }
 
 #[cfg(feature = "faults")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_twin_whose_maker_was_killed_is_taken_away_by_the_next() {
-    let scene = Scene::set("twink").await;
-    let mut killed = scene.command(&[]);
+    let scene = set("twink").await;
+    let mut killed = rehearse(&scene, &[]);
     killed.env("PGLEAP_FAULT", "kill:provision.start_target.after_run");
     let output = killed.output().await.unwrap();
     assert_eq!(output.status.code(), None, "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(scene.twins().len(), 2, "it was killed with a twin that runs");
+    assert_eq!(twins(&scene).len(), 2, "it was killed with a twin that runs");
     // the places of then count, not those that somebody wrote since
     let config = scene.lab.config_text();
     let moved = config.replace("/target\"", "/elsewhere\"").replace("/w\"", "/v\"");
     assert_ne!(config, moved);
-    std::fs::write(scene.lab.config_path(), moved).unwrap();
-    let output = scene.run(&[]).await;
+    scene.configure(&moved);
+    let output = rehearse(&scene, &[]).output().await.unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{told}");
     assert!(told.contains("taking away the twin that an interrupted rehearsal left"), "{told}");
     println!("{}", String::from_utf8_lossy(&output.stdout));
-    assert_eq!(scene.twins(), Vec::<std::path::PathBuf>::new());
-    assert_eq!(scene.traces().await, Vec::<String>::new());
+    assert_eq!(twins(&scene), Vec::<PathBuf>::new());
+    assert_eq!(traces(&scene).await, Vec::<String>::new());
     scene.lab.destroy().await.unwrap();
 }

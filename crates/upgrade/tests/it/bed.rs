@@ -178,7 +178,7 @@ pub async fn as_found(lab: &Lab) -> Vec<String> {
     }
     // newer dumps guard themselves by a word that is another one each time
     found.extend(dumps.lines().filter(|line| !line.contains("restrict ")).map(str::to_owned));
-    found.push(std::fs::read_to_string(&lab.pooler.ini_path).unwrap());
+    found.push(std::fs::read_to_string(&lab.pooler().ini_path).unwrap());
     found
 }
 
@@ -245,5 +245,5 @@ pub fn guard(lab: &Lab) -> Guard {
         ..lab.source.clone()
     };
     let servers = [lab.source.clone(), lab.target().unwrap(), copy].map(StopOnDrop);
-    Guard { _servers: servers.into(), _poolers: lab.poolers().cloned().map(KillOnDrop).collect() }
+    Guard { _servers: servers.into(), _poolers: lab.poolers.iter().cloned().map(KillOnDrop).collect() }
 }

@@ -56,14 +56,14 @@ fn with_program(lab: &Lab) -> String {
     let example = examples().join("pgbouncer.sh");
     let console = format!(
         "host=127.0.0.1 port={} user=pooladmin dbname=pgbouncer passfile={}",
-        lab.pooler.spec.port,
+        lab.pooler().spec.port,
         passfile(lab).display()
     );
     let run = format!(
         "PSQL={} {} '{console}' {}",
         lab.source.installation.tool("psql").display(),
         example.display(),
-        lab.pooler.ini_path.display()
+        lab.pooler().ini_path.display()
     );
     let script = MOODY.replace("EXAMPLE", &run).replace("MOOD", &mood(lab).display().to_string());
     let program = lab.spec.dir.join("moody.sh");

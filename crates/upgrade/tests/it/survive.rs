@@ -158,8 +158,8 @@ async fn pooler_may_be_killed_before_the_pause_in_it_and_past_the_point_of_no_re
         };
         let crash = async {
             assert!(event(&mut events, moment).await);
-            rig.lab.pooler.kill9().await.unwrap();
-            rig.lab.pooler.restart().await.unwrap();
+            rig.lab.pooler().kill9().await.unwrap();
+            rig.lab.pooler().restart().await.unwrap();
         };
         let (outcome, ()) = tokio::time::timeout(LONG, async { tokio::join!(switch, crash) }).await.unwrap();
         let expected = match outcome.unwrap() {

@@ -79,7 +79,7 @@ impl Stage {
 
     /// The documents' addresses and places are those of an ordinary host; here they are the laboratory's.
     pub fn here(&self, text: &str) -> String {
-        let pooler = &self.lab.pooler;
+        let pooler = self.lab.pooler();
         let directory = self.lab.spec.dir.display();
         let bindirs = format!("bindirs = {:?}", self.lab.spec.bindirs);
         [
