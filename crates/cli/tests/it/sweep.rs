@@ -68,7 +68,7 @@ use Loss::{BlackHole, Guard, LinkDown, Pgleap, PgleapCutOff, Pooler};
 const LOSSES: [Loss; 6] = [Pgleap, Guard, Pooler, LinkDown, BlackHole, PgleapCutOff];
 
 /// Each phase, and each loss before and after the decision.
-const ROUNDS: [(&str, Loss); 12] = [
+const ROUNDS: [(&str, Loss); 13] = [
     ("switchover.check_gates.after_run", BlackHole),
     ("switchover.warm_up.after_run", LinkDown),
     ("switchover.pause_pools.after_started", Pooler),
@@ -77,6 +77,7 @@ const ROUNDS: [(&str, Loss); 12] = [
     ("switchover.fence.after_run", Guard),
     ("switchover.carry_over.after_arrival", BlackHole),
     ("switchover.move_clients.after_point_of_no_return", LinkDown),
+    ("switchover.move_clients.after_point_of_no_return", Guard),
     ("switchover.move_clients.after_decision", Pgleap),
     ("switchover.move_clients.after_decision", Guard),
     ("switchover.turn_replication.between", PgleapCutOff),
@@ -470,6 +471,6 @@ async fn whatever_is_lost_wherever_nobody_waits_past_the_lease_no_write_is_lost_
     for (loss, figures) in figures {
         println!("{loss:?}: {figures}");
     }
-    assert!(broken.is_empty(), "more than {CLIENTS_BEAR:?}, where {PROMISED:?} were promised: {broken:#?}");
     fleet.verdict().await;
+    assert!(broken.is_empty(), "more than {CLIENTS_BEAR:?}, where {PROMISED:?} were promised: {broken:#?}");
 }

@@ -1,5 +1,7 @@
 //! Sees that every pooler leads to the side that serves, also one that was lost on the way.
 
+use std::time::Duration;
+
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
 use super::hot::{databases, pause};
@@ -14,6 +16,46 @@ use crate::{
 pub struct GatherPoolers {
     /// The side that served.
     pub from: Side,
+}
+
+/// How long a pooler that was lost is left alone before it is looked for again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Leads poolers that lead to `from` to the other side; returns how many there were.
+///
+/// # Errors
+/// Transient, naming those that cannot be led there yet.
+async fn gather(cx: &Cx<'_>, from: Side) -> Result<usize, StepError> {
+    let world = cx.world;
+    let (_, names) = databases(cx)?;
+    let ways = all_ways(cx, from)?;
+    let (behind, unseen) = world.route.reachable_leading_to(&addresses_of(cx, from)?, &names).await;
+    let late = behind.iter().filter(|entries| !entries.entries.is_empty()).count();
+    // the side is open: nothing is to be waited for
+    let pause = Pause { ways, ..pause(cx, from)? };
+    let mut lost = world.route.move_clients(&behind, &pause, async { Ok(()) }, async {}).await?;
+    lost.extend(unseen);
+    if lost.is_empty() {
+        return Ok(late);
+    }
+    let names: Vec<_> = lost.iter().map(ToString::to_string).collect();
+    Err(StepError::transient(format!("{} of the poolers cannot be led to the {}", lost.len(), from.other()))
+        .because(names.join("; ")))
+}
+
+/// Does `work`, however long it takes, and leads poolers that come back meanwhile to the side that serves: their clients are
+/// refused until then. Who is not back by the end of it is the step's own matter.
+pub async fn gathering<T>(cx: &Cx<'_>, from: Side, work: impl Future<Output = T>) -> T {
+    let gathered = async {
+        while gather(cx, from).await.is_err() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        done = work => done,
+        never = gathered => never,
+    }
 }
 
 impl Step<World> for GatherPoolers {
@@ -32,22 +74,7 @@ impl Step<World> for GatherPoolers {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<usize, StepError> {
-        let world = cx.world;
-        let (_, names) = databases(cx)?;
-        let ways = all_ways(cx, self.from)?;
-        let behind = addresses_of(cx, self.from)?;
-        let (behind, unseen) = world.route.reachable_leading_to(&behind, &names).await;
-        let late = behind.iter().filter(|entries| !entries.entries.is_empty()).count();
-        // the side is open: nothing is to be waited for
-        let pause = Pause { ways, ..pause(cx, self.from)? };
-        let mut lost = world.route.move_clients(&behind, &pause, async { Ok(()) }, async {}).await?;
-        lost.extend(unseen);
-        if lost.is_empty() {
-            return Ok(late);
-        }
-        let names: Vec<_> = lost.iter().map(ToString::to_string).collect();
-        Err(StepError::transient(format!("{} of the poolers cannot be led to the {}", lost.len(), self.from.other()))
-            .because(names.join("; ")))
+        gather(cx, self.from).await
     }
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {

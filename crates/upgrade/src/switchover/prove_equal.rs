@@ -3,7 +3,10 @@
 use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 
-use super::hot::{Hot, HotDatabase, databases as hot_databases};
+use super::{
+    gather_poolers::gathering,
+    hot::{Hot, HotDatabase, databases as hot_databases},
+};
 use crate::{
     pg::Side,
     verify::{
@@ -70,6 +73,16 @@ impl Step<World> for ProveEqual {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<Proven, StepError> {
+        gathering(cx, self.from, self.compare(cx)).await
+    }
+
+    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+impl ProveEqual {
+    async fn compare(&self, cx: &Cx<'_>) -> Result<Proven, StepError> {
         let Some(Hot { databases, snapshots: true, .. }) = cx.world.hot.lock().await.take() else {
             cx.warn(
                 "the switchover's snapshots ended with the process or the server that held them: equality is not proven for that moment; \
@@ -93,9 +106,5 @@ impl Step<World> for ProveEqual {
             comparison.rows()
         ));
         Ok(Proven { comparison: Some(comparison) })
-    }
-
-    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
-        Ok(())
     }
 }

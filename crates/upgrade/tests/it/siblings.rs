@@ -43,7 +43,7 @@ impl Siblings {
         let (lab, port) = (&siblings.lab, siblings.port);
         let entries = format!("; one file for all\n[databases]\nshop = host=127.0.0.1 port={}\n", lab.source_port);
         lab.account.write_file(siblings.entries(), entries, 0o644).unwrap();
-        let userlist = lab.pooler.spec.dir.join("userlist.txt");
+        let userlist = lab.pooler().spec.dir.join("userlist.txt");
         let group: String =
             (0..SIBLINGS).map(|n| format!("{} = host={} port={port}\n", n + 1, siblings.dir(n).display())).collect();
         for n in 0..SIBLINGS {
@@ -149,7 +149,7 @@ async fn siblings_on_one_port_and_one_file_are_led_together_and_one_that_was_kil
     let _guard = guard(&lab);
     // clients come by the port, and the kernel deals them out
     let mut shared = lab.clone();
-    shared.pooler.spec.port = siblings.port;
+    shared.poolers[0].spec.port = siblings.port;
     let rig = Rig::over(shared, &siblings.config(), LOAD).await;
     let (source, target) = (lab.source_port, lab.target_port);
     assert_done(rig.chain().run().await);
