@@ -113,8 +113,18 @@ impl Scene {
 
     /// Begins `verb`, and returns when it is held at `point`: it goes on when the file is removed.
     pub async fn held_at(&self, verb: &str, point: &str) -> (Child, PathBuf) {
-        let here = self.dir().join("here");
+        self.held(self.command(&[verb]), verb, point).await
+    }
+
+    /// As [`Self::held_at`], and no second process stands by.
+    pub async fn held_alone_at(&self, verb: &str, point: &str) -> (Child, PathBuf) {
         let mut command = self.command(&[verb]);
+        command.env("PGLEAP_FAULT_ALONE", "1");
+        self.held(command, verb, point).await
+    }
+
+    async fn held(&self, mut command: Command, verb: &str, point: &str) -> (Child, PathBuf) {
+        let here = self.dir().join("here");
         command.env("PGLEAP_FAULT", format!("hold:{point}:{}", here.display()));
         let mut child = self.begin(command).await;
         self.until(&format!("`{verb}` to come to {point}"), || {

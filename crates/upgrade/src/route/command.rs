@@ -101,10 +101,25 @@ pub struct Program {
 
 /// What it may exit with to be asked again.
 const TRY_AGAIN: i32 = 75;
+/// A rollout takes that long where much is to be started.
+const AGAIN_FOR: Duration = Duration::from_secs(60);
 /// A program that does not show at once what was asked of it is asked again so soon.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How many bytes of an answer that is none are repeated.
 const SHOWN: usize = 200;
+
+/// Why there is no answer.
+struct Refused {
+    error: StepError,
+    /// It asked to be asked again.
+    not_now: bool,
+}
+
+impl From<StepError> for Refused {
+    fn from(error: StepError) -> Self {
+        Self { error, not_now: false }
+    }
+}
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,7 +167,25 @@ impl Program {
     /// # Errors
     /// That it could not be run, was killed, exited with something else than 0, or answered what is no state; transient if it
     /// asked for that, or if it is needed to let clients go on.
-    pub async fn ask(&self, mut request: Request, within: Duration) -> Result<State, StepError> {
+    pub async fn ask(&self, request: Request, within: Duration) -> Result<State, StepError> {
+        self.ask_once(request, within).await.map_err(|refused| refused.error)
+    }
+
+    /// Runs it, and again for as long as it says "not now", at most for [`AGAIN_FOR`].
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_until_now(&self, request: Request) -> Result<State, StepError> {
+        let until = Instant::now() + AGAIN_FOR;
+        loop {
+            match self.ask_once(request.clone(), Duration::MAX).await {
+                Err(refused) if refused.not_now && Instant::now() < until => tokio::time::sleep(LOOK_EVERY).await,
+                done => return done.map_err(|refused| refused.error),
+            }
+        }
+    }
+
+    async fn ask_once(&self, mut request: Request, within: Duration) -> Result<State, Refused> {
         let verb = request.verb;
         let within = within.min(self.of.timeout);
         request.within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
@@ -171,19 +204,22 @@ impl Program {
         let mut command = us.command(self.of.command.first().map_or("", String::as_str));
         command.args(self.of.command.iter().skip(1));
         let output = run_with_input(command, line, within).await.map_err(|error| match &error {
-            CommandError::Spawn { source, .. } => fail("cannot be run".to_owned(), false).because(source.to_string()),
+            CommandError::Spawn { source, .. } => {
+                Refused::from(fail("cannot be run".to_owned(), false).because(source.to_string()))
+            }
             CommandError::Failed { output, .. } => {
-                let again = output.status.code() == Some(TRY_AGAIN);
-                fail(format!("failed ({})", output.status), again).because(last_words(&output.stderr))
+                let not_now = output.status.code() == Some(TRY_AGAIN);
+                let error = fail(format!("failed ({})", output.status), not_now).because(last_words(&output.stderr));
+                Refused { error, not_now }
             }
             CommandError::TimedOut { last_words, .. } => {
-                fail(format!("had not ended after {} ms, and was killed", within.as_millis()), false)
-                    .because(last_words.trim_start_matches(": ").to_owned())
+                let error = fail(format!("had not ended after {} ms, and was killed", within.as_millis()), false);
+                error.because(last_words.trim_start_matches(": ").to_owned()).into()
             }
         })?;
         serde_json::from_str(output.stdout.trim()).map_err(|error| {
             let said: String = output.stdout.trim().chars().take(SHOWN).collect();
-            fail("answered what is no state".to_owned(), false).because(format!("{error}: `{said}`"))
+            fail("answered what is no state".to_owned(), false).because(format!("{error}: `{said}`")).into()
         })
     }
 

@@ -59,7 +59,7 @@ impl Tries<'_> {
     async fn shows(&mut self, must: &'static str, request: Request, wanted: State) -> bool {
         let program = self.program;
         let asked = async {
-            match program.ask(request, Duration::MAX).await? {
+            match program.ask_until_now(request).await? {
                 state if state == wanted => Ok(()),
                 state => Err(failed(shown(state))),
             }
@@ -91,7 +91,7 @@ pub async fn conform(program: &Program, and_move: bool) -> Vec<Trial> {
     if and_move {
         // clients may wait still, if something failed
         let back = async {
-            match program.ask(request(Question::Repoint), Duration::MAX).await? {
+            match program.ask_until_now(request(Question::Repoint)).await? {
                 state if state.leads_to == found.leads_to => Ok(()),
                 state => Err(failed(shown(state))),
             }
@@ -175,7 +175,7 @@ async fn moved(tries: &mut Tries<'_>, wanted: State, request: Request) {
 async fn ends_by_itself(tries: &mut Tries<'_>, pause: Request, found: State) {
     let program = tries.program;
     let ends = async {
-        program.ask(pause, Duration::MAX).await?;
+        program.ask_until_now(pause).await?;
         let until = Instant::now() + LEASE + LATE;
         while program.status().await? != found {
             if Instant::now() >= until {

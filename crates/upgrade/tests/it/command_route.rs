@@ -43,6 +43,7 @@ case "$(cat MOOD) $verb" in
     "deaf pause pause") printf '%s\n' "$request" | EXAMPLE | sed 's/true/false/'; exit 0 ;;
     # once: the decision is taken, and it must be led to the target all the same
     "fail repoint repoint") echo well > MOOD; echo "try later" >&2; exit 1 ;;
+    "killed repoint repoint" | "killed resume resume") echo well > MOOD; kill -9 $$ ;;
 esac
 printf '%s\n' "$request" | EXAMPLE
 "#;
@@ -207,7 +208,9 @@ async fn a_program_of_ones_own_moves_clients_there_and_back_and_its_failures_cos
 
     set_mood(&rig.lab, "fail repoint");
     assert_done(rig.chain().switchover().await);
+    set_mood(&rig.lab, "killed repoint");
     assert_done(rig.chain().rollback().await);
+    set_mood(&rig.lab, "killed resume");
     assert_done(rig.chain().switchover().await);
     let port = rig.lab.target_port;
     let (lab, verdict) = rig.verdict(port).await;
