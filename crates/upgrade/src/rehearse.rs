@@ -40,8 +40,12 @@ pub struct Rehearse {
 pub struct Rehearsal {
     /// When it was.
     pub at: Timestamp,
-    /// Each pause, from PAUSE sent to RESUME answered, in milliseconds.
+    /// Each pause, from PAUSE sent to RESUME answered, in milliseconds; none where nothing can be paused.
     pub pauses_ms: Vec<f64>,
+    /// How long transactions would have taken to end before they are cut off, at each look, in milliseconds; only where
+    /// nothing can be paused. One that has been open for some time is expected to be so for as long again.
+    #[serde(default)]
+    pub wind_down_ms: Vec<f64>,
     /// What a switchover does in the pause besides: the last row's way to the other side, and the sequences.
     pub carry_ms: Vec<f64>,
     /// Ages of open transactions: how many were younger than each bound, over all looks.
@@ -63,7 +67,7 @@ pub struct AgeBucket {
     pub count: u64,
 }
 
-/// The stall that a switchover would cost, in milliseconds.
+/// The stall that a switchover would cost, in milliseconds; or the time of errors, where clients cannot wait.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// Half of all switchovers would stall clients for less.
@@ -86,7 +90,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 const LOOKS_FOR_EACH: u32 = 5;
 const ARRIVAL: Duration = Duration::from_secs(2);
 
-/// Returns what stalls clients if one of `pauses` meets one of `carries`, over all pairs.
+/// Returns what stalls clients if one of `pauses`, or what is in its place, meets one of `carries`, over all pairs.
 pub fn predict(pauses: &[f64], carries: &[f64]) -> Option<Prediction> {
     let mut stalls: Vec<f64> = pauses.iter().flat_map(|pause| carries.iter().map(move |carry| pause + carry)).collect();
     stalls.sort_by(f64::total_cmp);
@@ -157,18 +161,14 @@ async fn refuse_impatience(cx: &Cx<'_>, from: Side, budget: Duration) -> Result<
     }
 }
 
-/// Rehearses. Clients wait as often as asked, each time for no longer than the budget; nothing is moved.
+/// Rehearses. Clients wait as often as asked, each time for no longer than the budget; nothing is moved. Where nothing can be
+/// paused they are looked at as often, and nobody waits.
 ///
 /// # Errors
 /// If somebody would not wait for so long, a gate holds, or a pause cannot be had within its budget.
 pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepError> {
     let Rehearse { from, pauses, budget } = what;
-    if !cx.world.route.capabilities.pauses() {
-        return Err(StepError::blocked(
-            "this route has nothing that could be paused, so there is nothing to rehearse",
-            "`pgleap check` says what clients will see instead of a pause",
-        ));
-    }
+    let can_pause = cx.world.route.capabilities.pauses();
     refuse_impatience(cx, from, budget).await?;
     if let Decision::Hold { reasons, .. } = decide(cx, from).await? {
         return Err(StepError::blocked("a switchover would be held now", "remove what is named, then try again")
@@ -179,21 +179,29 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
     let (all, names) = databases(cx)?;
     let serving = address(world.cluster(from));
     let session = world.cluster(from).db(&world.config.source.database).await?;
-    let (mut pauses_ms, mut carry_ms, mut open, mut rates) = (Vec::new(), Vec::new(), Vec::new(), Rates::default());
+    let (mut pauses_ms, mut wind_down_ms, mut carry_ms) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut open, mut rates) = (Vec::new(), Rates::default());
+    let finish_ms = world.config.route.finish.as_secs_f64() * 1000.0;
     let started = Instant::now();
     for n in 0..pauses {
-        let entries = world.route.leading_to(std::slice::from_ref(&serving), &names).await?;
-        pauses_ms.push(world.route.micro_pause(&entries, &serving, budget).await?.as_secs_f64() * 1000.0);
+        if can_pause {
+            let entries = world.route.leading_to(std::slice::from_ref(&serving), &names).await?;
+            pauses_ms.push(world.route.micro_pause(&entries, &serving, budget).await?.as_secs_f64() * 1000.0);
+        }
         cx.progress(Progress {
-            text: "rehearsing pauses".to_owned(),
+            text: if can_pause { "rehearsing pauses" } else { "looking at what a switchover waits for" }.to_owned(),
             done: Some(u64::from(n) + 1),
             total: Some(pauses.into()),
-            unit: "pauses",
+            unit: if can_pause { "pauses" } else { "times" },
             ..Progress::default()
         });
         let until = Instant::now() + BETWEEN;
         for _ in 0..LOOKS_FOR_EACH {
-            open.extend(ages(&session, &names, &world.source.application_name).await?);
+            let ages = ages(&session, &names, &world.source.application_name).await?;
+            if !can_pause {
+                wind_down_ms.push(ages.iter().copied().fold(0.0, f64::max).min(finish_ms));
+            }
+            open.extend(ages);
             let look = Instant::now();
             for database in &all {
                 let (here, there) = (
@@ -216,7 +224,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
         tokio::time::sleep_until(until).await;
     }
     let outlook = rates.outlook();
-    let predicted = predict(&pauses_ms, &carry_ms)
+    let predicted = predict(if can_pause { &pauses_ms } else { &wind_down_ms }, &carry_ms)
         .ok_or_else(|| StepError::blocked("nothing was measured", "rehearse at least one pause"))?;
     Ok(Rehearsal {
         at: Timestamp::now(),
@@ -225,6 +233,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
         applied_per_s: outlook.map_or(0.0, |outlook| outlook.applied_per_s),
         predicted,
         pauses_ms,
+        wind_down_ms,
         carry_ms,
     })
 }

@@ -35,7 +35,7 @@ pub(super) async fn run(args: &args::Plan, site: &Site, out: Out) -> Result<Exit
         facts,
         history: &history::read(&site.history()),
         prices: &prices,
-        rehearsal: journal.as_ref().and_then(rehearse::told),
+        rehearsal: journal.as_ref().and_then(|journal| rehearse::told(journal, config.route.capabilities())),
         pinned: args.method.as_deref().map(method).transpose()?,
         journal: journal.as_ref().map(|journal| journal.plans()).transpose()?.unwrap_or_default(),
     });

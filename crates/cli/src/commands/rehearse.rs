@@ -7,6 +7,7 @@ use pgleap_upgrade::{
     Standing,
     pg::Side,
     rehearse::{KEPT, Rehearsal, Rehearse, newest, rehearse},
+    route::Capabilities,
 };
 
 use crate::{
@@ -22,11 +23,15 @@ use crate::{
 pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<Exit, CommandError> {
     let budget = args.budget_ms.map_or(site.config.budgets.write_pause, |ms| Duration::from_millis(ms.into()));
     site.read_begun()?;
-    out.confirm(&format!(
-        "This pauses the pools {}, each time for at most {}, and resumes them where they are. Nothing is moved.",
-        text::plural(args.pauses as usize, "time"),
-        text::seconds(budget.as_secs_f64())
-    ))?;
+    let route = site.config.route.capabilities();
+    let times = text::plural(args.pauses as usize, "time");
+    out.confirm(&match route.pauses() {
+        true => format!(
+            "This pauses the pools {times}, each time for at most {}, and resumes them where they are. Nothing is moved.",
+            text::seconds(budget.as_secs_f64())
+        ),
+        false => format!("This looks {times} at what a switchover would wait for. Nobody is paused, and nothing is moved."),
+    })?;
     let journal = site.write_begun()?;
     let standing = site::standing(&journal)?;
     let from = match &standing {
@@ -55,35 +60,39 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
     journal.set_meta(KEPT, &serde_json::to_string(&rehearsal).unwrap_or_default())?;
     match out.is_json() {
         true => out.json(&serde_json::json!({ "schema": SCHEMA, "rehearsal": rehearsal })),
-        false => out.data(&render(&rehearsal)),
+        false => out.data(&render(&rehearsal, route)),
     }
     Ok(Exit::Done)
 }
 
-/// Returns the newest rehearsal, and what it foretells in a line; none if there was none.
-pub fn told(journal: &Journal) -> Option<(Rehearsal, String)> {
+/// Returns the newest rehearsal, and what it foretells of this route in a line; none if there was none.
+pub fn told(journal: &Journal, route: Capabilities) -> Option<(Rehearsal, String)> {
     let rehearsal = newest(journal)?;
-    let line = format!("{}, rehearsed at {:.0}", foretold(&rehearsal), rehearsal.at);
+    let line = format!("{}, rehearsed at {:.0}", foretold(&rehearsal, route), rehearsal.at);
     Some((rehearsal, line))
 }
 
 /// Returns what the newest rehearsal foretells, in a line; none if there was none.
-pub fn quote(journal: &Journal) -> Option<String> {
-    told(journal).map(|(_, line)| line)
+pub fn quote(journal: &Journal, route: Capabilities) -> Option<String> {
+    told(journal, route).map(|(_, line)| line)
 }
 
-fn foretold(rehearsal: &Rehearsal) -> String {
+fn foretold(rehearsal: &Rehearsal, route: Capabilities) -> String {
     let predicted = rehearsal.predicted;
+    let measured = match rehearsal.pauses_ms.len() {
+        0 => format!("{} at open transactions", text::plural(rehearsal.wind_down_ms.len(), "look")),
+        pauses => text::plural(pauses, "pause"),
+    };
     format!(
-        "clients would wait for {} (p50), {} (p99; from {} pauses and {} round trips)",
+        "{} {} (p50), {} (p99; from {measured} and {})",
+        route.foretold(),
         text::millis(predicted.p50_ms),
         text::millis(predicted.p99_ms),
-        rehearsal.pauses_ms.len(),
-        rehearsal.carry_ms.len()
+        text::plural(rehearsal.carry_ms.len(), "round trip")
     )
 }
 
-fn render(rehearsal: &Rehearsal) -> String {
+fn render(rehearsal: &Rehearsal, route: Capabilities) -> String {
     let pauses: Vec<_> = rehearsal.pauses_ms.iter().map(|ms| text::millis(*ms)).collect();
     let ages: Vec<_> = rehearsal
         .transaction_ages
@@ -98,10 +107,14 @@ fn render(rehearsal: &Rehearsal) -> String {
     let rate = |per_s: f64| format!("{}/s", text::bytes(per_s.max(0.0) as u64));
     format!(
         "pauses        {}\ntransactions  {}\nWAL           written {}, applied {}\nforetold      {}",
-        pauses.join(", "),
+        if pauses.is_empty() {
+            "none: this route has nothing that could be paused".to_owned()
+        } else {
+            pauses.join(", ")
+        },
         if ages.is_empty() { "none seen".to_owned() } else { ages.join(", ") },
         rate(rehearsal.wal_per_s),
         rate(rehearsal.applied_per_s),
-        foretold(rehearsal)
+        foretold(rehearsal, route)
     )
 }

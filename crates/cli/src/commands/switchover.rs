@@ -13,8 +13,9 @@ use crate::{args, display::text, errors::CommandError, exit::Exit, out::Out, sit
 pub(super) async fn run(args: &args::Timing, site: &Site, out: Out) -> Result<Exit, CommandError> {
     let journal = site.read_begun()?;
     approve::require(site, Gate::Switchover)?;
-    let foretold = rehearse::quote(&journal).unwrap_or_else(|| "not rehearsed: `pgleap rehearse`".to_owned());
-    let seen = site.config.route.capabilities().told();
+    let route = site.config.route.capabilities();
+    let foretold = rehearse::quote(&journal, route).unwrap_or_else(|| "not rehearsed: `pgleap rehearse`".to_owned());
+    let seen = route.told();
     let budget = text::seconds(site.config.budgets.write_pause.as_secs_f64());
     let timing = timing(args)?;
     out.confirm(&format!(

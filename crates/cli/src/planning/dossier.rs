@@ -2,6 +2,8 @@
 //!
 //! Fields are added, never renamed; `schema` is raised when one changes its meaning.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use pgleap_saga::{PlanState, StepDescription};
 use pgleap_upgrade::{
@@ -11,13 +13,13 @@ use pgleap_upgrade::{
     finalize,
     pg::Side,
     plan::{self, Basis, Decision, Facts, Grounds, Measured, Method, Prices, Rates, SavedFinding, settings},
-    rehearse::Rehearsal,
+    rehearse::{Prediction, Rehearsal},
     route::Capabilities,
     switchover,
 };
 use serde::Serialize;
 
-use crate::out::SCHEMA;
+use crate::{display::text, out::SCHEMA};
 
 /// A part of a plan: what a command does.
 #[derive(Debug, Serialize)]
@@ -78,6 +80,8 @@ pub struct Dossier {
     pub settings: Vec<Setting>,
     /// The longest that clients may wait at the switchover.
     pub write_pause_ms: u64,
+    /// For how long clients see of it what they see: foretold where it was rehearsed, and the write budget as the bound.
+    pub lasts: String,
     /// What must hold for a switchover to begin.
     pub gates: Vec<String>,
     /// Whose word is needed.
@@ -143,6 +147,7 @@ impl Dossier {
             decision,
             settings: changes.unwrap_or_default(),
             write_pause_ms: u64::try_from(config.budgets.write_pause.as_millis()).unwrap_or(u64::MAX),
+            lasts: lasts(rehearsal.as_ref().map(|(r, _)| r), config.budgets.write_pause),
             gates: switchover::check_gates::gates(config),
             approvals: approvals.before.iter().map(approval).collect(),
             foretold: rehearsal.map(|(_, line)| line),
@@ -152,6 +157,18 @@ impl Dossier {
             findings,
             journal,
         }
+    }
+}
+
+/// Returns for how long clients see what they see of a switchover: the write budget is the bound, a rehearsal the prediction.
+fn lasts(rehearsal: Option<&Rehearsal>, budget: Duration) -> String {
+    let budget = text::millis(budget.as_secs_f64() * 1000.0);
+    match rehearsal.map(|rehearsal| rehearsal.predicted) {
+        Some(Prediction { p50_ms, p99_ms, .. }) => {
+            let (p50, p99) = (text::millis(p50_ms), text::millis(p99_ms));
+            format!("about {p50} (p50) to {p99} (p99), at most {budget}: the write budget")
+        }
+        None => format!("at most {budget}: the write budget, as nothing was rehearsed"),
     }
 }
 

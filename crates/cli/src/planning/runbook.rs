@@ -11,7 +11,7 @@ use super::{
     dossier::Dossier,
     terminal::{cluster, interval, money},
 };
-use crate::{display::text, errors::CommandError, exit::Exit};
+use crate::{errors::CommandError, exit::Exit};
 
 /// Writes the document; the end of its name says whether as Markdown or as HTML.
 ///
@@ -246,11 +246,10 @@ fn before(dossier: &Dossier, choice: Option<&Choice>) -> Section {
 }
 
 fn gates(dossier: &Dossier) -> Section {
-    #[expect(clippy::cast_precision_loss, reason = "a budget for people")]
-    let budget = text::millis(dossier.write_pause_ms as f64);
     let note = format!(
-        "A switchover is held until all of them are open. Then {}, for at most {budget}: past it they go on where they were.",
-        dossier.route.told()
+        "A switchover is held until all of them are open. Then {}, {}; past that they go on where they were.",
+        dossier.route.told(),
+        dossier.lasts
     );
     let section = Section::new("Gates", &note).with(Block::List(dossier.gates.clone()));
     let approvals: Vec<_> = dossier

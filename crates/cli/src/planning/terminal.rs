@@ -249,12 +249,8 @@ fn steps(dossier: &Dossier, paint: Paint) -> String {
             if step.section != section
                 && let Some(name) = &step.section
             {
-                #[expect(clippy::cast_precision_loss, reason = "a budget for people")]
-                let budget = text::millis(step.budget_ms.unwrap_or_default() as f64);
-                lines.push(format!(
-                    "       {}",
-                    paint.yellow(&format!("┌ {name}: {}, at most {budget}", dossier.route.told()))
-                ));
+                let seen = format!("┌ {name}: {}, {}", dossier.route.told(), dossier.lasts);
+                lines.push(format!("       {}", paint.yellow(&seen)));
             }
             section.clone_from(&step.section);
             let rail = if section.is_some() { paint.yellow("│") } else { " ".to_owned() };

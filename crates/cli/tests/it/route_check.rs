@@ -78,6 +78,25 @@ fn plan_says_what_clients_see_of_each_route() {
     ] {
         let ended = with_route(route).run(&["plan", "--steps"]);
         assert_eq!(ended.code, 0, "{}", ended.all());
-        assert!(ended.stdout.contains(line), "{route}: `{line}` is not in:\n{}", ended.stdout);
+        let line = format!("{line}: the write budget, as nothing was rehearsed");
+        assert!(ended.stdout.contains(&line), "{route}: `{line}` is not in:\n{}", ended.stdout);
+    }
+}
+
+#[test]
+fn plan_says_for_about_how_long_clients_will_see_errors_once_that_was_rehearsed() {
+    let bed = with_route("kind = \"multi_host\"");
+    let rehearsal = serde_json::json!({
+        "at": "2026-11-21T03:00:00Z", "pauses_ms": [], "wind_down_ms": [40.0, 90.0], "carry_ms": [5.0, 9.0],
+        "transaction_ages": [], "wal_per_s": 0.0, "applied_per_s": 0.0,
+        "predicted": { "p50_ms": 45.0, "p99_ms": 99.0, "n": 4 } });
+    bed.journal().set_meta("rehearsal", &rehearsal.to_string()).unwrap();
+    let ended = bed.run(&["plan", "--steps"]);
+    assert_eq!(ended.code, 0, "{}", ended.all());
+    for line in [
+        "clients lose their connections, and get errors, about 45 ms (p50) to 99 ms (p99), at most 2.0 s: the write budget",
+        "clients would get errors for about 45 ms (p50), 99 ms (p99; from 2 looks at open transactions and 2 round trips)",
+    ] {
+        assert!(ended.stdout.contains(line), "`{line}` is not in:\n{}", ended.stdout);
     }
 }

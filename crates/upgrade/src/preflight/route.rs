@@ -42,10 +42,11 @@ pub(super) async fn check(world: &World) -> Answer {
         findings.push(
             Finding::note(
                 "route.clients_see_errors",
-                format!("at a switchover {}, for at most {budget} s{more}", capabilities.told()),
+                format!("at a switchover {}, for at most {budget} s, the write budget{more}", capabilities.told()),
             )
             .number("write_pause_s", budget)
-            .because("this route cannot let transactions wait: clients must connect and try again by themselves"),
+            .because("this route cannot let transactions wait: clients must connect and try again by themselves")
+            .fix("`pgleap rehearse` foretells for about how long, once the target follows"),
         );
     }
     for member in world.route.members() {

@@ -29,6 +29,15 @@ impl Capabilities {
         self.clients != Clients::Errors
     }
 
+    /// Returns what clients would do for as long as a rehearsal foretells: the beginning of a line for a person.
+    pub fn foretold(self) -> &'static str {
+        match self.clients {
+            Clients::Wait => "clients would wait for",
+            Clients::Reconnect => "clients would lose their connections, and wait for new ones for",
+            Clients::Errors => "clients would get errors for about",
+        }
+    }
+
     /// Returns what clients see for at most the time of the write budget: the beginning of a line for a person.
     pub fn told(self) -> &'static str {
         match self.clients {
