@@ -54,6 +54,7 @@ mod role;
 mod route;
 mod same_host;
 mod scheduled_jobs;
+mod sequences;
 mod slot_retention;
 mod slow_statements;
 mod subscriptions;
@@ -153,6 +154,7 @@ const OF_DATABASE: &[(&About, OfDatabase)] = &[
     (&replica_identity::ABOUT, |d| Box::pin(replica_identity::check(d))),
     (&replica_triggers::ABOUT, |d| Box::pin(replica_triggers::check(d))),
     (&scheduled_jobs::ABOUT, |d| Box::pin(scheduled_jobs::check(d))),
+    (&sequences::ABOUT, |d| Box::pin(sequences::check(d))),
     (&slow_statements::ABOUT, |d| Box::pin(slow_statements::check(d))),
     (&unlogged_tables::ABOUT, |d| Box::pin(unlogged_tables::check(d))),
     (&version_database::ABOUT, |d| Box::pin(version_database::check(d))),

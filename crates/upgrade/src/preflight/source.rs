@@ -215,7 +215,7 @@ impl Source {
 }
 
 /// Reads what the files say of these; nothing of it is known to a role that may not look into them.
-async fn in_files(session: &Session, names: Vec<String>) -> BTreeMap<String, Option<String>> {
+pub(super) async fn in_files(session: &Session, names: Vec<String>) -> BTreeMap<String, Option<String>> {
     let rows = if names.is_empty() { Ok(Vec::new()) } else { session.query(IN_FILES, &[&names]).await };
     let said: BTreeMap<String, Option<String>> =
         rows.unwrap_or_default().iter().map(|row| (row.get(0), row.get(1))).collect();

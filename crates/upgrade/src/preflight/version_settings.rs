@@ -5,7 +5,7 @@ use super::{
     about::{About, Applied, Topic, blocker, note},
     finding::{counted, has, listed},
     rules::{self, Rule},
-    source::{Given, Source},
+    source::{Given, Source, in_files},
 };
 use crate::world::World;
 
@@ -36,14 +36,16 @@ struct InForce {
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let target = world.config.target.version;
     let in_force = source.session.query(IN_FORCE, &[]).await?;
-    let in_force: Vec<_> = in_force
-        .iter()
-        .map(|row| InForce {
-            name: row.get(0),
-            value: row.get::<_, Option<String>>(1).unwrap_or_default(),
-            is_default: row.get::<_, &str>(2) == "default",
-        })
-        .collect();
+    // what pgleap's own session is given hides what everybody else has
+    let own = in_force.iter().filter(|row| row.get::<_, &str>(2) == "client").map(|row| row.get(0)).collect();
+    let own = in_files(&source.session, own).await;
+    let read = |row: &tokio_postgres::Row| {
+        let (name, value, given): (String, Option<String>, &str) = (row.get(0), row.get(1), row.get(2));
+        let value = own.get(&name).cloned().unwrap_or(value);
+        let is_default = given == "default" || own.get(&name).is_some_and(Option::is_none);
+        InForce { name, value: value.unwrap_or_default(), is_default }
+    };
+    let in_force: Vec<_> = in_force.iter().map(read).collect();
     let rules: Vec<_> = rules::between(source.major(), target).collect();
     let mut findings = Vec::new();
     for rule in &rules {
@@ -100,13 +102,16 @@ fn left_out(rules: &[&Rule], in_force: &[InForce], target: u16) -> Option<Findin
     );
     let mut why: Vec<&str> = rules.iter().map(|rule: &&&Rule| rule.why.as_str()).collect();
     why.dedup();
-    Some(Finding::note("setting.not_carried", message).because(why.join("; ")).objects(names.into_iter().cloned()))
+    let ids: Vec<_> = rules.iter().map(|rule| rule.id.clone()).collect();
+    let finding = Finding::note("setting.not_carried", message).because(why.join("; ")).number("rules", ids);
+    Some(finding.objects(names.into_iter().cloned()))
 }
 
 /// Settings that nobody gave a value, whose default changes.
 fn defaults(rules: &[&Rule], in_force: &[InForce], target: u16, given: impl Fn(&str) -> bool) -> Option<Finding> {
     let alone = |name: &str| in_force.iter().any(|setting| setting.is_default && setting.name == name) && !given(name);
-    let found: Vec<_> = rules.iter().filter_map(|rule| rule.default.as_ref()).filter(|d| alone(&d.setting)).collect();
+    let of_defaults = rules.iter().filter_map(|rule| Some((rule, rule.default.as_ref()?)));
+    let (rules, found): (Vec<_>, Vec<_>) = of_defaults.filter(|(_, default)| alone(&default.setting)).unzip();
     if found.is_empty() {
         return None;
     }
@@ -120,6 +125,7 @@ fn defaults(rules: &[&Rule], in_force: &[InForce], target: u16, given: impl Fn(&
     Some(
         Finding::note("setting.default_changes", message)
             .because("what the source sets by itself is carried to the target, a default is not")
+            .number("rules", rules.iter().map(|rule: &&&Rule| rule.id.clone()).collect::<Vec<_>>())
             .objects(found.iter().map(|d| d.setting.clone()))
             .fix(format!("settings = {{ {} }}  # under [target]: to keep some, or all", keep.join(", "))),
     )

@@ -97,6 +97,16 @@ const CASES: &[Case] = &[
         ..ANY
     },
     Case {
+        id: "sequence.set_at_switchover",
+        severity: Note,
+        sql: &[
+            "CREATE TABLE numbered (a int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, b serial)",
+            "CREATE SEQUENCE down INCREMENT -1 CYCLE",
+        ],
+        says: &["database `app` has 3 sequences, 1 of identity columns, 1 owned by no column, 1 descending, 1 cycling"],
+        ..ANY
+    },
+    Case {
         id: "timeout.outlasts_pause",
         severity: Note,
         sql: &["CREATE ROLE patient; ALTER ROLE patient IN DATABASE app SET statement_timeout = '30s'"],
@@ -149,7 +159,7 @@ const CASES: &[Case] = &[
         ..ANY
     },
     Case {
-        id: COLLATION,
+        id: "collation.changed",
         severity: Warning,
         sql: &[
             "CREATE TABLE sorted (t text PRIMARY KEY)",
@@ -164,7 +174,7 @@ const CASES: &[Case] = &[
         ..ANY
     },
     Case {
-        id: LIBRARY,
+        id: "library.missing",
         severity: Blocker,
         sql: &[
             // a function whose library is gone, as an upgrade of packages leaves it
@@ -218,7 +228,7 @@ const CASES: &[Case] = &[
     },
     // rows of catalogs stand for extensions: no major has the same ones here as elsewhere
     Case {
-        id: EXTENSIONS[0],
+        id: "extension.not_on_target",
         severity: Warning,
         sql: &[
             "INSERT INTO pg_extension SELECT 99990, 'lost', extowner, extnamespace, false, '1.0' FROM pg_extension LIMIT 1",
@@ -227,7 +237,7 @@ const CASES: &[Case] = &[
         ..ANY
     },
     Case {
-        id: EXTENSIONS[1],
+        id: "extension.no_update_path",
         severity: Warning,
         sql: &["UPDATE pg_extension SET extversion = '0.1' WHERE extname = 'plpgsql'"],
         says: &["1 extension of database `app` has no way", "plpgsql 0.1 → 1.0", "has scripts from no other version"],
@@ -249,8 +259,7 @@ const CASES: &[Case] = &[
 /// Some servers are built without ICU.
 const COLLATION: &str = "collation.changed";
 /// Looked for where the target's programs are.
-const LIBRARY: &str = "library.missing";
-const EXTENSIONS: [&str; 2] = ["extension.not_on_target", "extension.no_update_path"];
+const BY_TARGET: [&str; 3] = ["library.missing", "extension.not_on_target", "extension.no_update_path"];
 
 /// Found with these, for the settings that they need; they keep commits waiting, so they come last.
 const SETTINGS: &[(&str, &str)] = &[
@@ -324,8 +333,7 @@ async fn every_case(major: u16) {
     let has_icu = bed.client("app").await.query_one(row, &[]).await.unwrap().get::<_, i64>(0) > 0;
     let has_target = pgleap_local::find(wishes.target, &[]).is_ok();
     let cases = CASES.iter().filter(|case| has_icu || case.id != COLLATION);
-    let by_target = |case: &&Case| case.id == LIBRARY || EXTENSIONS.contains(&case.id);
-    let cases = || cases.clone().filter(|case| major >= case.since && (has_target || !by_target(case)));
+    let cases = || cases.clone().filter(|case| major >= case.since && (has_target || !BY_TARGET.contains(&case.id)));
     for case in cases() {
         bed.run("app", case.sql).await;
     }

@@ -6,6 +6,7 @@ mod bed;
 mod boundary;
 mod checks;
 mod command_route;
+mod coverage;
 #[cfg(feature = "faults")]
 mod deaths;
 mod drift;

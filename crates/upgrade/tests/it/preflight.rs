@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,6 +18,8 @@ use pgleap_upgrade::{
 };
 use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
+
+use crate::preflight_footprint::passed_on;
 
 pub const LONG: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "correct horse";
@@ -118,9 +121,14 @@ impl Bed {
 
     /// What an operator would write for this source and that pooler.
     pub fn wishes(&self, pooler: &PoolerSpec) -> Wishes {
+        self.wishes_for(pooler, target_of(self.server.installation.major))
+    }
+
+    /// The same, for that target.
+    pub fn wishes_for(&self, pooler: &PoolerSpec, target: u16) -> Wishes {
         Wishes {
             dsn: format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port),
-            target: target_of(self.server.installation.major),
+            target,
             target_port: free_port().unwrap(),
             data_dir: self.path("new/data"),
             work_dir: self.path("work"),
@@ -140,6 +148,8 @@ pub struct Wishes {
     pub source: String,
     pub target: u16,
     pub target_port: u16,
+    /// More of `[target]`.
+    pub target_more: String,
     pub settings: String,
     pub data_dir: String,
     pub work_dir: String,
@@ -147,6 +157,10 @@ pub struct Wishes {
     pub pooler: String,
     pub ini: String,
     pub budgets: String,
+    /// What clients of that PgBouncer see, if they do not wait.
+    pub clients: String,
+    /// Another route than that PgBouncer.
+    pub route: String,
 }
 
 impl Wishes {
@@ -155,15 +169,23 @@ impl Wishes {
     }
 
     pub async fn world(&self) -> World {
-        let Self { dsn, source, target, target_port, settings, data_dir, work_dir, provider, pooler, ini, budgets } =
-            self;
+        let Self { dsn, source, target, target_port, target_more, settings, data_dir, work_dir, .. } = self;
+        let Self { provider, pooler, ini, budgets, clients, .. } = self;
         let password = format!("password = {{ command = [\"echo\", \"{PASSWORD}\"] }}");
         let source = if source.contains("password") { source.clone() } else { format!("{password}\n{source}") };
+        let route = match self.route.as_str() {
+            "" => {
+                format!(
+                    "kind = \"pgbouncer\"\n{clients}\n[[route.pgbouncer]]\nadmin = \"{pooler}\"\nini = \"{ini}\"\n{password}"
+                )
+            }
+            other => other.to_owned(),
+        };
         let text = format!(
             "[source]\ndsn = \"{dsn}\"\n{source}\n[target]\nversion = {target}\nport = {target_port}\n\
-             data_dir = \"{data_dir}\"\nsettings = {{ {settings} }}\n[provider]\nkind = \"self_managed\"\nwork_dir = \"{work_dir}\"\n{provider}\n\
-             [route]\nkind = \"pgbouncer\"\n[[route.pgbouncer]]\nadmin = \"{pooler}\"\nini = \"{ini}\"\n{password}\n\
-             [budgets]\n{budgets}"
+             data_dir = \"{data_dir}\"\nsettings = {{ {settings} }}\n{target_more}\n\
+             [provider]\nkind = \"self_managed\"\nwork_dir = \"{work_dir}\"\n{provider}\n\
+             [route]\n{route}\n[budgets]\n{budgets}"
         );
         let config = Config::parse(&text, Path::new("/")).unwrap();
         World::describe(config, "7f3a".into(), Launch::Task).await.unwrap_or_else(|errors| panic!("{errors:?}"))
@@ -177,6 +199,13 @@ pub fn ids(report: &Report) -> BTreeSet<&'static str> {
 #[track_caller]
 pub fn finding<'a>(report: &'a Report, id: &str) -> &'a Finding {
     report.findings.iter().find(|finding| finding.id == id).unwrap_or_else(|| panic!("no `{id}` in {report:#?}"))
+}
+
+/// Asserts that there is no such finding.
+#[track_caller]
+pub fn assert_silent(report: &Report, id: &str) {
+    let found = report.findings.iter().find(|finding| finding.id == id);
+    assert!(found.is_none(), "{found:#?}");
 }
 
 #[track_caller]
@@ -285,6 +314,10 @@ pub fn target_of(major: u16) -> u16 {
     [17, 18, 19].into_iter().find(|target| *target > major).unwrap()
 }
 
+/// How the programs of this machine happen to be is beside the point, and defaults change between any two majors.
+pub const UP_TO_THE_MACHINE: [&str; 4] =
+    ["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs", "setting.default_changes"];
+
 /// First all is well, then everything is wrong at once: one pass finds it all, and nothing else.
 async fn sound_then_unsound(major: u16) {
     if let Err(error) = pgleap_local::find(target_of(major), &[]) {
@@ -301,9 +334,7 @@ async fn sound_then_unsound(major: u16) {
 
     let report = wishes.check().await;
     assert!(report.is_clear(), "{report:#?}");
-    // how the programs of this machine happen to be is beside the point, and defaults change between any two majors
-    let machine = ["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs", "setting.default_changes"];
-    let rest: Vec<_> = report.findings.iter().filter(|finding| !machine.contains(&finding.id)).collect();
+    let rest: Vec<_> = report.findings.iter().filter(|finding| !UP_TO_THE_MACHINE.contains(&finding.id)).collect();
     assert!(rest.is_empty(), "{rest:#?}");
 
     bed.run("app", BAD_TABLES).await;
@@ -406,8 +437,12 @@ fn assert_everything_was_found(report: &Report, bed: &Bed, major: u16) {
     assert_eq!((missing.numbers["tables"].as_u64(), missing.fixes.len()), (Some(6), 5), "all but the one with json");
     assert_eq!(finding(report, "trigger.fires_on_apply").fixes.len(), 5);
     assert!(finding(report, "prepared_transaction.open").by_hand.is_some_and(|why| why.contains("coordinator")));
-    let mut more =
-        vec!["version.known_bug", "pooler.scram_iterations", "binaries.minor_differs", "setting.default_changes"];
+    says("setting.default_changes", Note, &["another default", "under [target]"]);
+    let minor = bed.server.installation.version.split_once('.').and_then(|(_, minor)| minor.parse::<u16>().ok());
+    if major == 13 && minor.is_some_and(|minor| minor < 21) {
+        says("version.known_bug", Warning, &["the source's PostgreSQL 13.", "install the latest minor"]);
+    }
+    let mut more = UP_TO_THE_MACHINE.to_vec();
     if major >= 18 {
         says("replication_origins.too_few", Blocker, &["max_active_replication_origins = 1;"]);
         says("slot_retention.times_out", Warning, &["86400 s"]);
@@ -475,6 +510,7 @@ async fn source_that_cannot_be_entered_is_a_finding_that_says_why() {
     loop {
         let report = stranger.check().await;
         if ids(&report).contains("source.login_refused") {
+            assert_says(&report, "source.login_refused", Severity::Blocker, &["role `stranger`", "pg_hba.conf"]);
             break;
         }
         assert!(Instant::now() < until, "{report:#?}");
@@ -530,6 +566,7 @@ async fn role_without_rights_and_a_standby_are_told_what_is_missing() {
     let standby = wishes.check().await;
     let blockers: Vec<_> = standby.blockers().map(|finding| finding.id).collect();
     assert_eq!(blockers, ["source.in_recovery"], "{standby:#?}");
+    assert_says(&standby, "source.in_recovery", Severity::Blocker, &["name the primary in `source.dsn`"]);
 }
 
 #[tokio::test]
@@ -593,10 +630,6 @@ async fn host_without_room_port_or_reach_is_found() {
         let report = Wishes { provider: "os_user = \"nobody\"".into(), ..wishes.clone() }.check().await;
         assert_says(&report, "source.other_owner", Severity::Warning, &["`nobody`"]);
     }
-
-    let report = Wishes { target: 16, ..wishes }.check().await;
-    let found = pgleap_local::find(16, &[]).is_ok();
-    assert_eq!(ids(&report).contains("binaries.missing"), !found, "{report:#?}");
 }
 
 /// Every PgBouncer, set up in every wrong way.
@@ -607,9 +640,11 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
     for (number, bin) in poolers().into_iter().enumerate() {
         let mut spec = bed.pooler(bin.clone(), &format!("pool{number}"));
         spec.pool_mode = "session".into();
+        spec.databases.push(("app_by_other".into(), "127.0.0.2".into(), bed.port, "app".into()));
         spec.extra.retain(|(name, _)| name != "server_login_retry");
-        for patience in ["query_wait_timeout", "query_timeout", "client_login_timeout"] {
-            spec.extra.push((patience.into(), "1".into()));
+        for (patience, seconds) in [("query_wait_timeout", "1"), ("query_timeout", "1"), ("client_login_timeout", "2")]
+        {
+            spec.extra.push((patience.into(), seconds.into()));
         }
         let pooler = KillOnDrop(spec.start().await.unwrap());
         let wishes = bed.wishes(&spec);
@@ -618,13 +653,41 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
         let report = Wishes { pooler: reader, ..wishes.clone() }.check().await;
         assert_says(&report, "pooler.not_admin", Severity::Blocker, &["`reader`", "admin_users = reader"]);
 
+        // which program it is makes no difference to these
+        if number == 0 {
+            let silent = Arc::new(Mutex::new(("pgbouncer", 600)));
+            let behind = |port: u16| wishes.pooler.replace(&format!("port={}", spec.port), &format!("port={port}"));
+            let port = passed_on(spec.port, silent, |_| {}).await;
+            let report = Wishes { pooler: behind(port), ..wishes.clone() }.check().await;
+            assert_says(&report, "pooler.silent", Severity::Blocker, &["does not say what is asked"]);
+
+            let older = |answer: &mut [u8]| {
+                let named = b"PgBouncer 1.";
+                if let Some(at) = answer.windows(named.len()).position(|part| part == named) {
+                    answer[at + named.len() - 2] = b'0';
+                }
+            };
+            let port = passed_on(spec.port, Arc::new(Mutex::new(("", 0))), older).await;
+            let report = Wishes { pooler: behind(port), ..wishes.clone() }.check().await;
+            assert_says(&report, "pooler.too_old", Severity::Blocker, &["is version 0.", "1.18 is the oldest"]);
+        }
+
+        if !nix::unistd::geteuid().is_root() {
+            let dir = Path::new(&wishes.ini).parent().unwrap();
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o555)).unwrap();
+            let report = wishes.check().await;
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+            assert_says(&report, "pooler.ini_not_writable", Severity::Blocker, &["cannot be replaced"]);
+        }
+
         console(&spec).await.simple_query("PAUSE app").await.unwrap();
         let report = Wishes { ini: bed.path("absent.ini"), ..wishes.clone() }.check().await;
         assert_says(&report, "pooler.query_wait_timeout", Severity::Blocker, &["after 1 s", "lease are 2.5 s"]);
         assert_says(&report, "pooler.query_timeout", Severity::Blocker, &["after 1 s", "query_timeout = 120"]);
-        assert_says(&report, "pooler.client_login_timeout", Severity::Warning, &["within 1 s"]);
+        assert_says(&report, "pooler.client_login_timeout", Severity::Warning, &["within 2 s"]);
         assert_says(&report, "pooler.server_login_retry", Severity::Warning, &["for 15 s", "server_login_retry = 1"]);
         assert_says(&report, "pooler.session_pooling", Severity::Warning, &["`app`", "clients = \"reconnect\""]);
+        assert_says(&report, "pooler.other_address", Severity::Warning, &["app_by_other (127.0.0.2:"]);
         assert_says(&report, "pooler.paused", Severity::Blocker, &["`app`", "RESUME \"app\""]);
         assert_says(&report, "pooler.ini_unreadable", Severity::Blocker, &["absent.ini"]);
         console(&spec).await.simple_query("RESUME app").await.unwrap();
@@ -644,10 +707,18 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
         let place = format!("127.0.0.1:{}/app", bed.port);
         assert_says(&report, "pooler.leads_elsewhere", Severity::Blocker, &["localhost:", &place]);
 
+        console(&spec).await.simple_query("SET pool_mode = 'transaction'").await.unwrap();
+        let report = Wishes { clients: "clients = \"reconnect\"".into(), ..wishes.clone() }.check().await;
+        assert_says(&report, "pooler.cut_for_nothing", Severity::Warning, &["no entry", "pools by session"]);
+
         let version = console(&spec).await.simple_query("SHOW VERSION").await.unwrap();
         let tracks = format!("{version:?}").contains("1.26");
         let report = wishes.check().await;
-        assert_eq!(ids(&report).contains("pooler.scram_iterations"), tracks, "{}: {report:#?}", bin.display());
+        if tracks {
+            assert_says(&report, "pooler.scram_iterations", Severity::Warning, &[]);
+        } else {
+            assert_silent(&report, "pooler.scram_iterations");
+        }
         assert!(!ids(&report).iter().any(|id| ["pooler.paused", "pooler.not_admin", "pooler.wildcard"].contains(id)));
     }
 }

@@ -126,8 +126,13 @@ async fn session_that_looks_cannot_write_and_gives_up_behind_a_lock() {
     assert_eq!(error.sqlstate().map(|code| code.code()), Some("55P03"), "{error:?}");
 }
 
-/// Passes connections on to `port`, and stops answering those to a database after so many bytes of the server's.
-async fn falls_silent(port: u16, database: Arc<Mutex<(&'static str, usize)>>) -> u16 {
+/// Passes connections on to `port`, with answers as `changed` makes them, and stops answering those to a database after so many
+/// bytes of the server's.
+pub async fn passed_on(
+    port: u16,
+    database: Arc<Mutex<(&'static str, usize)>>,
+    changed: impl Fn(&mut [u8]) + Copy + Send + 'static,
+) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -146,6 +151,7 @@ async fn falls_silent(port: u16, database: Arc<Mutex<(&'static str, usize)>>) ->
                     (client.into_split(), server.into_split());
                 let asking = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
                 while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+                    changed(&mut buffer[..read]);
                     let passed = read.min(left);
                     left -= passed;
                     if passed > 0 && to_client.write_all(&buffer[..passed]).await.is_err() {
@@ -164,7 +170,7 @@ async fn server_that_falls_silent_is_one_finding_and_never_taken_for_nothing_fou
     let Some((bed, _pooler, wishes)) = bed(15).await else { return };
     // it lets pgleap in, and does not answer all that it is asked
     let silent = Arc::new(Mutex::new(("postgres", 1_500)));
-    let port = falls_silent(bed.port, silent.clone()).await;
+    let port = passed_on(bed.port, silent.clone(), |_| {}).await;
     let wishes = Wishes {
         dsn: wishes.dsn.replace(&format!("port={}", bed.port), &format!("port={port}")),
         source: "databases = [\"app\"]".into(),

@@ -3,9 +3,14 @@
 use std::collections::BTreeSet;
 
 use pgleap_local::{Auth, InitOptions};
-use pgleap_upgrade::preflight::Report;
+use pgleap_upgrade::preflight::{
+    Report,
+    Severity::{Blocker, Note, Warning},
+};
 
-use crate::preflight::{Bed, GOOD_TABLES, Wishes, ids};
+use tokio::time::Instant;
+
+use crate::preflight::{Bed, GOOD_TABLES, LONG, Wishes, assert_says, finding, ids};
 
 /// The newest that any rule is about; its programs need not be here.
 const NEWEST: u16 = 19;
@@ -71,6 +76,10 @@ const BAD: &[Bad] = &[
          ALTER TABLE computed INHERIT plain",
     ),
     bad("settings_gone_14", 13..=13, "CREATE ROLE r14;; ALTER ROLE r14 SET operator_precedence_warning = on"),
+    bad("settings_gone_15", 13..=14, "ALTER SYSTEM SET stats_temp_directory = 'pg_stat_tmp';; SELECT pg_reload_conf()"),
+    bad("settings_gone_16", 13..=15, "ALTER SYSTEM SET vacuum_defer_cleanup_age = 1;; SELECT pg_reload_conf()"),
+    bad("settings_gone_17", 13..=16, "ALTER SYSTEM SET trace_recovery_messages = 'notice';; SELECT pg_reload_conf()"),
+    bad("settings_renamed_18", 13..=17, "ALTER SYSTEM SET ssl_ecdh_curve = 'secp384r1';; SELECT pg_reload_conf()"),
     bad("settings_renamed_16", 13..=15, "ALTER DATABASE postgres SET force_parallel_mode = off"),
     bad(
         "settings_gone_19",
@@ -117,6 +126,11 @@ const BAD: &[Bad] = &[
         15..=18,
         "CREATE VIEW failed AS SELECT sync_error_count FROM pg_stat_subscription_stats",
     ),
+    bad(
+        "mule_conversions",
+        13..=18,
+        "CREATE FUNCTION mic() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM latin1_to_mic(1); END'",
+    ),
     bad("python2", 13..=14, "CREATE LANGUAGE plpython2u HANDLER plpgsql_call_handler"),
     bad("extensions_gone_17", 13..=16, "CREATE EXTENSION adminpack"),
     bad(
@@ -137,7 +151,47 @@ const BAD: &[Bad] = &[
 /// Names of the rules that a report tells of.
 fn rules(report: &Report) -> BTreeSet<String> {
     let named = report.findings.iter().filter_map(|finding| finding.numbers.get("rule"));
-    named.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+    let in_files = report.findings.iter().filter(|finding| finding.id == "setting.not_carried");
+    let in_files = in_files.filter_map(|finding| finding.numbers["rules"].as_array()).flatten();
+    named.chain(in_files).filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+fn file() -> Vec<toml::Value> {
+    let text = include_str!("../../src/preflight/rules/versions.toml");
+    text.parse::<toml::Table>().unwrap()["rule"].as_array().unwrap().clone()
+}
+
+fn id(rule: &toml::Value) -> &str {
+    rule["id"].as_str().unwrap()
+}
+
+#[test]
+fn every_rule_is_made_to_find_something_on_a_real_server() {
+    let text = include_str!("versions.rs");
+    // defaults change whatever is done
+    let rules = file();
+    let unmade: Vec<_> = rules
+        .iter()
+        .filter(|rule| rule.get("default").is_none() && !text.contains(&format!("\"{}\"", id(rule))))
+        .map(id)
+        .collect();
+    assert!(unmade.is_empty(), "no test makes these find anything: {unmade:#?}");
+}
+
+/// Every default that changes between the two is told of a source that leaves all of them alone.
+async fn assert_defaults(report: &Report, bed: &Bed, major: u16) {
+    let rows = bed.client("app").await.query("SELECT name FROM pg_settings", &[]).await.unwrap();
+    let has: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    let between = |rule: &&toml::Value| {
+        let setting = rule.get("default").and_then(|default| default["setting"].as_str());
+        setting.is_some_and(|setting| has.contains(setting))
+            && rule["since"].as_integer().is_some_and(|since| since > major.into())
+    };
+    let rules = file();
+    let expected: BTreeSet<_> = rules.iter().filter(between).map(id).collect();
+    let told = &finding(report, "setting.default_changes").numbers["rules"];
+    let told: BTreeSet<_> = told.as_array().unwrap().iter().filter_map(|rule| rule.as_str()).collect();
+    assert_eq!(told, expected);
 }
 
 async fn rules_find_what_they_are_about(major: u16) {
@@ -155,6 +209,7 @@ async fn rules_find_what_they_are_about(major: u16) {
     let always: BTreeSet<String> =
         if major < 18 && !options.checksums { ["data_checksums".to_owned()].into() } else { BTreeSet::new() };
     assert_eq!(rules(&report), always, "{report:#?}");
+    assert_defaults(&report, &bed, major).await;
 
     let mut expected = always;
     for Bad { rule, sql, .. } in BAD.iter().filter(|bad| bad.majors.contains(&major)) {
@@ -169,14 +224,42 @@ async fn rules_find_what_they_are_about(major: u16) {
             Err(error) => eprintln!("left out on {major}: {rule}: {error:?}"),
         }
     }
+    if (15..18).contains(&major) {
+        let icu = "CREATE DATABASE icu LOCALE_PROVIDER icu ICU_LOCALE 'und' TEMPLATE template0";
+        match bed.client("app").await.batch_execute(icu).await {
+            Ok(()) => {
+                let made =
+                    ["CREATE TABLE docs (a int PRIMARY KEY, v tsvector); CREATE INDEX docs_v ON docs USING gin (v)"];
+                bed.run("icu", &made).await;
+                expected.insert("text_search_collation".to_owned());
+            }
+            Err(error) => eprintln!("left out on {major}: text_search_collation: {error:?}"),
+        }
+    }
+    let hba = bed.server.data_dir.join("pg_hba.conf");
+    let mut text = String::from(
+        "host all all 127.0.0.1/32 trust\nhost all all ::2/128 radius radiusservers=\"127.0.0.1\" radiussecrets=\"x\"\n",
+    );
+    expected.insert("hba_radius".to_owned());
     if major == 13 {
-        let hba = bed.server.data_dir.join("pg_hba.conf");
-        let text = "host all all 127.0.0.1/32 trust\nhostssl all all ::1/128 cert clientcert=1\n";
-        bed.server.account.write_file(&hba, text, 0o600).unwrap();
+        text.push_str("hostssl all all ::1/128 cert clientcert=1\n");
         expected.insert("hba_clientcert".to_owned());
     }
+    bed.server.account.write_file(&hba, text, 0o600).unwrap();
+    let until = Instant::now() + LONG;
+    // the server's processes read their files when they come to it
+    while rules(&wishes.check().await) != expected && Instant::now() < until {}
     let report = wishes.check().await;
     assert_eq!(rules(&report), expected, "{report:#?}");
+    if major == 13 {
+        assert_says(&report, "version.object_refused", Blocker, &["database `app` has 1 ", "pg_upgrade refuses them"]);
+        assert_says(&report, "version.object_changes", Warning, &["database `app` has"]);
+        assert_says(&report, "version.object_differs", Note, &["database `app` has"]);
+        assert_says(&report, "version.cluster_refused", Blocker, &["the source has"]);
+        assert_says(&report, "version.cluster_differs", Note, &["the source has"]);
+        assert_says(&report, "version.expression_fails", Blocker, &["database `app` has", "PostgreSQL 19 lacks"]);
+        assert_says(&report, "version.body_fails", Warning, &["database `app`"]);
+    }
     assert!(!ids(&report).contains("check.unanswered"), "{report:#?}");
     // every remedy that is a statement works
     let refused = ["version.object_refused", "setting.refused"];
@@ -261,16 +344,14 @@ async fn whatever_a_major_lost_is_in_the_rules() {
     if !wanted(13) {
         return;
     }
-    let text = include_str!("../../src/preflight/rules/versions.toml");
-    let file: toml::Table = text.parse().unwrap();
+    let all = file();
     let mut before: Option<Vec<BTreeSet<String>>> = None;
     for major in 13..=NEWEST {
         let now = has(major).await;
         if let (Some(before), Some(now)) = (&before, &now) {
             for (((kind, _), before), now) in HAS.iter().zip(before).zip(now) {
-                let rules = file["rule"].as_array().unwrap().iter();
                 let of_major =
-                    rules.filter(|rule| rule.get("since").and_then(toml::Value::as_integer) == Some(major.into()));
+                    all.iter().filter(|rule| rule.get("since").and_then(toml::Value::as_integer) == Some(major.into()));
                 let named = of_major.filter_map(|rule| rule.get(*kind)?.as_array());
                 let named: BTreeSet<_> = named.flatten().map(|name| name.as_str().unwrap().to_owned()).collect();
                 let lost: BTreeSet<_> = before.difference(now).filter(|name| !named.contains(*name)).collect();
