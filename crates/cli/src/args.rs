@@ -46,6 +46,9 @@ pub enum Command {
     Check(Check),
     /// Say how the upgrade would be done, how long it takes, what it costs, and every step; change nothing
     Plan(Plan),
+    /// Ask AWS for its prices in a Region, and print them as a price table for `plan`
+    #[cfg(feature = "aws")]
+    Prices(Prices),
     /// Give somebody's word for what waits for it
     Approve(Approve),
     /// Make the target and bring it in sync; goes on where an earlier run stopped
@@ -110,6 +113,21 @@ pub struct Check {
     /// Seconds between the looks of `--watch`
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub every: u32,
+}
+
+/// `pgleap prices`
+#[cfg(feature = "aws")]
+#[derive(Debug, Args)]
+pub struct Prices {
+    /// The Region, such as `eu-central-1`
+    #[arg(long, env = "AWS_REGION")]
+    pub region: String,
+    /// An instance class, such as `db.r6g.4xlarge`; every class without one
+    #[arg(long = "class", value_name = "CLASS")]
+    pub classes: Vec<String>,
+    /// Write them to this file: `prices` under [plan] names it
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// `pgleap route-check`

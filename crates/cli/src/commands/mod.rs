@@ -9,6 +9,8 @@ pub mod foretell;
 mod guard;
 mod journal;
 mod plan;
+#[cfg(feature = "aws")]
+mod prices;
 pub mod rehearse;
 mod report;
 mod resume;
@@ -44,6 +46,10 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
     if let Command::Guard(args) = cli.command {
         return guard::run(&args, &cli.config).await;
     }
+    #[cfg(feature = "aws")]
+    if let Command::Prices(args) = &cli.command {
+        return prices::run(args, out).await;
+    }
     if let Command::Check(args) = &cli.command
         && let Some(id) = &args.explain
     {
@@ -68,6 +74,8 @@ pub async fn run(cli: Cli, out: Out) -> Result<Exit, CommandError> {
         Command::Journal(args) => journal::run(&args, &site, out),
         Command::RouteCheck(args) => route_check::run(&args, &site, out).await,
         Command::Report(args) => report::run(&args, &site, out),
+        #[cfg(feature = "aws")]
+        Command::Prices(_) => Ok(Exit::Usage),
         Command::Canary(_) | Command::Demo(_) | Command::Guard(_) => Ok(Exit::Usage),
     }
 }

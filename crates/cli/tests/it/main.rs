@@ -16,6 +16,8 @@ mod kills;
 #[cfg(feature = "faults")]
 mod orphans;
 mod planning;
+#[cfg(feature = "aws")]
+mod prices;
 #[cfg(feature = "faults")]
 mod programs;
 mod reports;

@@ -1,6 +1,6 @@
 //! What an upgrade costs beside what is paid anyway: instances, storage, I/O; and what a host of one's own must have room for.
 //!
-//! Prices come from a table that the operator can supply; AWS is not asked. What is priced is the extra: production is paid
+//! Prices come from a table that the operator can supply; nobody is asked here. What is priced is the extra: production is paid
 //! whether it is upgraded or not.
 
 use std::{collections::BTreeMap, path::Path};
@@ -20,7 +20,7 @@ const GIB: f64 = 1_073_741_824.0;
 const MILLION: f64 = 1e6;
 
 /// A price table.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prices {
     /// What it is.
@@ -30,18 +30,18 @@ pub struct Prices {
     /// Of every amount.
     pub currency: String,
     /// Aurora's.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aurora: Option<Tariff>,
     /// RDS's.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rds: Option<Tariff>,
     /// Those of hosts of one's own, or of another provider.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<Tariff>,
 }
 
 /// The prices of one engine.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tariff {
     /// A GiB for a month.

@@ -1,0 +1,3 @@
+//! What only AWS can say: its prices, by the account's own credentials.
+
+pub mod prices;
