@@ -1,8 +1,8 @@
 //! The chain as a whole: which plans there are, and which command may begin, go on with or take back which.
 
 use pgleap_saga::{
-    EngineError, Event, EventKind, EventSink, Executor, Journal, JournalError, Outcome, Plan, PlanState, RetryPolicy,
-    StepError, StopSignal,
+    Direction, EngineError, Event, EventKind, EventSink, Executor, Journal, JournalError, Outcome, Plan, PlanState,
+    RetryPolicy, StepError, StopSignal, fault_point,
 };
 use tokio::time::Instant;
 
@@ -91,6 +91,23 @@ impl From<StepError> for ChainError {
     }
 }
 
+/// Refuses to take an upgrade back where the target serves, or is about to.
+fn may_unwind(now: &Standing) -> Result<(), ChainError> {
+    let (why, hint) = match now {
+        Standing::SwitchedOver => {
+            ("the target serves".to_owned(), "`pgleap rollback` moves writes back to the source first")
+        }
+        Standing::Finalized => ("the way back was given up".to_owned(), "there is nothing left to undo"),
+        Standing::Open { kind, past_point_of_no_return, serving, .. }
+            if kind != "upgrade" && (kind != "switchover" || *past_point_of_no_return || *serving != Side::Source) =>
+        {
+            (format!("a {kind} is under way"), "`pgleap resume` ends it")
+        }
+        _ => return Ok(()),
+    };
+    Err(ChainError::NotNow { verb: "unwind", why, hint })
+}
+
 /// Where the journal keeps why everything is being taken back, until it is.
 const UNWINDING: &str = "unwinding";
 
@@ -172,7 +189,17 @@ impl<'a> Chain<'a> {
                 let id = self.next_id("upgrade")?;
                 self.begin(upgrade_plan(id, &self.world.config)).await
             }
-            Standing::Open { kind, .. } if kind == "upgrade" => self.resume().await,
+            Standing::Open { plan, kind, unwinding, .. } if kind == "upgrade" => {
+                // taking it back was ordered and never begun, and now this is ordered
+                if !unwinding {
+                    self.note_unwinding(None)?;
+                }
+                let plans = self.journal.plans()?;
+                match plans.iter().find(|state| state.id == plan) {
+                    Some(state) if !unwinding => self.begin(self.rebuild(state)).await,
+                    _ => self.resume().await,
+                }
+            }
             other => Err(ChainError::NotNow {
                 verb: "run",
                 why: other.traffic(),
@@ -303,8 +330,16 @@ impl<'a> Chain<'a> {
     /// [`ChainError`].
     pub async fn resume(&self) -> Result<Outcome, ChainError> {
         let plans = self.journal.plans()?;
+        let now = standing(&plans);
+        if let Some(why) = self.unwinding()? {
+            if may_unwind(&now).is_ok() {
+                return self.unwind(&why).await;
+            }
+            // what has come so far since ends forward
+            self.note_unwinding(None)?;
+        }
         // not every plan that was left open: `finalize` may have given a switchover up
-        let open = match standing(&plans) {
+        let open = match now {
             // an upgrade may wait for a remedy that was interrupted, and never the other way round
             Standing::Open { plan, kind, .. } => {
                 let fix = fix::open(&plans).filter(|_| kind == "upgrade");
@@ -312,29 +347,19 @@ impl<'a> Chain<'a> {
             }
             _ => fix::open(&plans),
         };
-        let unwinding = self.unwinding()?;
-        let outcome = match (open, &unwinding) {
-            (Some(state), _) => {
-                // people's word is used up by a pause: one that has not begun still needs it
-                if state.kind == "switchover" && from_of(state) == Side::Source && !switchover::is_felt(state) {
-                    self.approved(Gate::Switchover)?;
-                }
-                self.begin(self.rebuild(state)).await?
-            }
-            (None, Some(why)) => return self.unwind(why).await,
-            (None, None) => {
-                return Err(ChainError::NotNow {
-                    verb: "resume",
-                    why: "nothing was interrupted".to_owned(),
-                    hint: "`pgleap status` says where the upgrade stands",
-                });
-            }
+        let Some(state) = open else {
+            return Err(ChainError::NotNow {
+                verb: "resume",
+                why: "nothing was interrupted".to_owned(),
+                hint: "`pgleap status` says where the upgrade stands",
+            });
         };
-        match (&outcome, unwinding) {
-            // it was one part of it
-            (Outcome::Unwound { .. }, Some(why)) => self.unwind(&why).await,
-            _ => Ok(outcome),
+        // people's word is used up by a pause: one that has not begun still needs it, and the way back never does
+        let forward = state.direction == Direction::Forward;
+        if forward && state.kind == "switchover" && from_of(state) == Side::Source && !switchover::is_felt(state) {
+            self.approved(Gate::Switchover)?;
         }
+        self.begin(self.rebuild(state)).await
     }
 
     /// Returns why everything is being taken back, if that was begun and has not ended.
@@ -355,37 +380,30 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// [`ChainError`].
     pub async fn unwind(&self, why: &str) -> Result<Outcome, ChainError> {
-        let not_now = |why: String, hint| Err(ChainError::NotNow { verb: "unwind", why, hint });
-        match self.standing()? {
-            // what an interrupted one left may be nothing
-            Standing::Nothing if !self.has_fixes()? && self.unwinding()?.is_none() => {
-                return not_now("nothing was begun".to_owned(), "`pgleap run` begins");
-            }
-            Standing::SwitchedOver => {
-                return not_now(
-                    "the target serves".to_owned(),
-                    "`pgleap rollback` moves writes back to the source first",
-                );
-            }
-            Standing::Finalized => {
-                return not_now("the way back was given up".to_owned(), "there is nothing left to undo");
-            }
-            Standing::Open { kind, past_point_of_no_return, serving, .. }
-                if kind != "upgrade"
-                    && (kind != "switchover" || past_point_of_no_return || serving != Side::Source) =>
-            {
-                return not_now(format!("a {kind} is under way"), "`pgleap resume` ends it");
-            }
-            _ => {}
+        let now = self.standing()?;
+        may_unwind(&now)?;
+        // what an interrupted one left may be nothing
+        if now == Standing::Nothing && !self.has_fixes()? && self.unwinding()?.is_none() {
+            let (verb, why) = ("unwind", "nothing was begun".to_owned());
+            return Err(ChainError::NotNow { verb, why, hint: "`pgleap run` begins" });
         }
         self.note_unwinding(Some(why))?;
         let cause = StepError::fatal(why, "`pgleap run` begins anew");
         // newest first; what operators had pgleap change for the upgrade goes with it, and not before
         while let Some(state) = self.standing_plan()? {
             let plan = self.rebuild(&state);
-            match self.executor(&plan).unwind(&plan, self.world, cause.clone()).await? {
-                Outcome::Unwound { .. } => {}
-                other => return Ok(other),
+            fault_point!("unwind.after_note");
+            match self.executor(&plan).unwind(&plan, self.world, cause.clone()).await {
+                Ok(Outcome::Unwound { .. }) => {}
+                Ok(other) => return Ok(other),
+                Err(error) => {
+                    // refused before anything of it was taken back: nothing is under way that `resume` could go on with
+                    let plans = self.journal.plans()?;
+                    if !plans.iter().any(|plan| plan.id == state.id && plan.direction == Direction::Unwinding) {
+                        self.note_unwinding(None)?;
+                    }
+                    return Err(error.into());
+                }
             }
         }
         let outcome = self.take_fixes_back(why, |_| true).await?;

@@ -3,7 +3,8 @@
 use pgleap_lab::Lab;
 use pgleap_saga::{EventSink, Step};
 use pgleap_upgrade::{
-    Chain, Standing, chain::ChainError, fix::Remedy, preflight::Fix, provision::BaseBackup, replicate::CatchUp,
+    Chain, Config, Standing, World, chain::ChainError, fix::Remedy, guard::Launch, preflight::Fix,
+    provision::BaseBackup, replicate::CatchUp,
 };
 
 use crate::{
@@ -31,6 +32,37 @@ fn assert_directories_gone(lab: &Lab) {
     assert!(lab.target().unwrap().running().is_none());
 }
 
+/// Another configuration makes another plan, which cannot be taken back: `resume` must not do it later, unasked.
+async fn refused_and_forgotten(bed: &Bed) {
+    let text = std::fs::read_to_string(bed.lab.config_path()).unwrap();
+    let edited = text.replace("kind = \"pgbouncer\"", "kind = \"multi_host\"");
+    let (before, after) =
+        (edited.split_once("[[route.pgbouncer]]").unwrap().0, edited.split_once("[budgets]").unwrap().1);
+    let edited = Config::parse(&format!("{before}[budgets]{after}"), &bed.lab.spec.dir).unwrap();
+    let world = World::describe(edited, "7f3a".into(), Launch::Task).await.unwrap();
+    let chain = Chain::new(&world, &bed.journal, EventSink::new(), bed.stop.clone());
+    let refused = chain.unwind("changed our minds").await;
+    assert!(matches!(refused, Err(ChainError::Engine(_))), "{refused:?}");
+    let nothing = bed.chain().resume().await;
+    assert!(matches!(nothing, Err(ChainError::NotNow { .. })), "{nothing:?}");
+    assert_standing(&bed.chain(), Standing::InSync);
+}
+
+/// What was ordered is done by `resume`, also if not one step of it was.
+#[cfg(feature = "faults")]
+async fn ordered_and_killed_before_it_began(bed: &Bed) {
+    let script = pgleap_saga::fault::Script::kill_at(0);
+    let ended = script.run(async { drop(bed.chain().unwind("changed our minds").await) }).await;
+    assert!(ended.is_none(), "it was killed");
+    assert_standing(&bed.chain(), Standing::InSync);
+    assert_unwound(bed.chain().resume().await);
+}
+
+#[cfg(not(feature = "faults"))]
+async fn ordered_and_killed_before_it_began(bed: &Bed) {
+    assert_unwound(bed.chain().unwind("changed our minds").await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failure_in_the_middle_and_unwinding_in_sync_leave_the_source_as_it_was_found() {
     let bed = Bed::start(small(15, 18, "unwind")).await;
@@ -56,7 +88,8 @@ async fn failure_in_the_middle_and_unwinding_in_sync_leave_the_source_as_it_was_
     let early = bed.chain().unfix(&[]).await;
     assert!(matches!(early, Err(ChainError::NotNow { .. })), "{early:?}");
     assert_ne!(before, as_found(&bed.lab).await, "an upgrade in sync must show, or this test sees nothing");
-    assert_unwound(bed.chain().unwind("changed our minds").await);
+    refused_and_forgotten(&bed).await;
+    ordered_and_killed_before_it_began(&bed).await;
     assert_as_found(&before, &as_found(&bed.lab).await);
     assert_directories_gone(&bed.lab);
     end(bed.lab).await;
