@@ -32,10 +32,11 @@ const OF_DATABASE: &str = "
 /// Indexes that ICU sorts, and whether anything else names it. `{default}` is whether the database's own collation is ICU's.
 const OF_ICU: &str = "
     WITH icu AS (
-        SELECT oid FROM pg_catalog.pg_collation WHERE collprovider = 'i' UNION ALL SELECT 100 WHERE {default}
+        SELECT oid, oid >= 16384 AND collnamespace <> 'pg_catalog'::regnamespace AS is_own
+          FROM pg_catalog.pg_collation WHERE collprovider = 'i' UNION ALL SELECT 100, true WHERE {default}
     )
     SELECT coalesce(array_agg(pg_catalog.format('%I.%I', n.nspname, i.relname) ORDER BY n.nspname, i.relname), '{}'),
-           EXISTS (SELECT FROM icu WHERE oid >= 16384 OR oid = 100)
+           EXISTS (SELECT FROM icu WHERE is_own)
            OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a JOIN icu ON icu.oid = a.attcollation
                        WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped)
       FROM pg_catalog.pg_class AS i JOIN pg_catalog.pg_namespace AS n ON n.oid = i.relnamespace
@@ -107,7 +108,8 @@ fn by_icu(database: &Entered, indexes: &[String], from: Option<Icu>, to: Option<
                     .number("source_icu", from)
                     .number("target_icu", to)
                     .fix(format!(
-                        "\\c {}\n{}  -- on the target, before the switchover",
+                        "\\c {}\n{}\n-- on the target, as soon as it is in sync; then `pgleap verify`, as changes were applied by these \
+                         indexes until then",
                         ident::quote(name),
                         remedy.join("\n")
                     )),

@@ -164,7 +164,7 @@ async fn follow(world: &World, source: &Source, name: &str) -> Result<Followed, 
     let bindirs = world.config.provider.bindirs.clone();
     let write_pause = world.config.budgets.write_pause;
     let database =
-        Entered { name: name.to_owned(), session, from, to, target_settings, bindirs, may_wait: true, write_pause };
+        Entered { name: name.to_owned(), session, from, to, target_settings, bindirs, may_wait: false, write_pause };
     Ok(Followed { database, baseline, under_way, tables })
 }
 

@@ -11,11 +11,12 @@ use crate::pg::{PgError, Session};
 /// From 18 on origins have a limit of their own; before they share that of slots, each kind for itself.
 const ORIGINS_APART_SINCE: u16 = 18;
 
-/// Workers are those of extensions and of replication: parallel workers come and go, and the server's own processes do not
+/// Origins are those that exist: which of them are in use only a superuser is told. Workers are those of extensions and of
+/// replication: parallel workers come and go, and the server's own processes do not
 /// count against the limit.
 const IN_USE: &str = "
     SELECT (SELECT count(*) FROM pg_catalog.pg_replication_slots),
-           (SELECT count(*) FROM pg_catalog.pg_replication_origin_status),
+           (SELECT count(*) FROM pg_catalog.pg_replication_origin),
            (SELECT count(*) FROM pg_catalog.pg_stat_replication),
            (SELECT count(*) FROM pg_catalog.pg_stat_subscription WHERE pid IS NOT NULL),
            (SELECT count(*) FROM pg_catalog.pg_stat_activity

@@ -74,8 +74,14 @@ async fn facts_of(major: u16) -> Option<Facts> {
          [[route.pgbouncer]]\nadmin = \"host=127.0.0.1 port=1 user=postgres\"\nini = \"/i\"",
         dir.path().display()
     );
-    let config = Config::parse(&text, Path::new("/")).unwrap();
-    let world = World::describe(config, "7f3a".into(), Launch::Task).await.unwrap();
+    let world = async |text: &str| {
+        World::describe(Config::parse(text, Path::new("/")).unwrap(), "7f3a".into(), Launch::Task).await.unwrap()
+    };
+    // weeks before, a role that only looks makes a plan too
+    app.batch_execute("CREATE ROLE onlooker LOGIN; GRANT pg_monitor TO onlooker").await.unwrap();
+    let seen = plan::collect(&world(&text.replacen("user=postgres", "user=onlooker", 1)).await, WINDOW).await;
+    assert_eq!(seen.map(|facts| facts.major()).map_err(|error| error.to_string()), Ok(major));
+    let world = world(&text).await;
     let snapshot = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text";
     let before: String = app.query_one(snapshot, &[]).await.unwrap().get(0);
     let facts = plan::collect(&world, WINDOW).await.unwrap();

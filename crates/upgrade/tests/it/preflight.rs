@@ -447,7 +447,7 @@ fn assert_everything_was_found(report: &Report, bed: &Bed, major: u16) {
     }
     let mut more = UP_TO_THE_MACHINE.to_vec();
     if major >= 18 {
-        says("replication_origins.too_few", Blocker, &["max_active_replication_origins = 1;"]);
+        says("replication_origins.too_few", Blocker, &["max_active_replication_origins = 3;"]);
         says("slot_retention.times_out", Warning, &["86400 s"]);
         more.extend(["replication_origins.too_few", "slot_retention.times_out"]);
     }
