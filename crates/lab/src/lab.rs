@@ -21,6 +21,8 @@ pub struct LabSpec {
     pub dir: PathBuf,
     /// The databases.
     pub databases: Vec<String>,
+    /// They stay empty, for somebody else's schema.
+    pub empty: bool,
     /// Where to look for programs first.
     pub bindirs: Vec<PathBuf>,
     /// The PgBouncer to use; found if none is named.
@@ -50,6 +52,7 @@ impl LabSpec {
             scale: 1,
             dir: dir.into(),
             databases: vec!["shop".into(), "ledger".into()],
+            empty: false,
             bindirs: Vec::new(),
             pgbouncer: None,
             source_settings: Vec::new(),
@@ -225,6 +228,9 @@ impl Lab {
                 .batch_execute(&format!("CREATE DATABASE {database} OWNER app"))
                 .await
                 .map_err(|e| fill(database, e))?;
+            if spec.empty {
+                continue;
+            }
             let session = connect(&local(&sockets, source_port, database)).await.map_err(|e| fill(database, e))?;
             let fill_sql = include_str!("../sql/fill.sql").replace("$SCALE", &spec.scale.to_string());
             let sql = format!(

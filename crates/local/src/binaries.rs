@@ -174,8 +174,8 @@ fn candidates(major: u16, extra: &[PathBuf]) -> Vec<PathBuf> {
     dirs
 }
 
-/// Where `scripts/setup` puts what it brings: the place it was told, else its defaults for root and for others.
-fn setup_roots() -> Vec<PathBuf> {
+/// Returns where `scripts/setup` puts what it brings: the place it was told, then its defaults for root or for others.
+pub fn setup_roots() -> Vec<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
     let mut roots: Vec<PathBuf> = set("PGLEAP_PG_DIR").into_iter().collect();

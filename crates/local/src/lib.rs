@@ -21,7 +21,7 @@ mod server;
 mod stop_on_drop;
 
 pub use account::{Account, AccountError};
-pub use binaries::{BinariesError, Icu, Installation, find, find_pgbouncer, installed};
+pub use binaries::{BinariesError, Icu, Installation, find, find_pgbouncer, installed, setup_roots};
 pub use command::{CommandError, Output, run, run_with_input, run_with_lines};
 pub use conf::quote as quote_conf;
 pub use init::{Auth, InitOptions, LocaleOptions, LocaleProvider};

@@ -11,6 +11,7 @@ mod fleet;
 #[cfg(feature = "faults")]
 mod guards;
 mod hosts;
+mod inputs;
 #[cfg(feature = "faults")]
 mod kills;
 #[cfg(feature = "faults")]
