@@ -98,12 +98,13 @@ struct Found {
     missing: Option<String>,
 }
 
-/// Returns the statements of these databases that have a plan, the heaviest first.
+/// Returns the statements of these databases that have a plan, the heaviest first. Those that name `pg_catalog` are of tools,
+/// pgleap's own looks among them: on a quiet cluster they would be most of what is compared.
 async fn heaviest(session: &Session, schema: &str, databases: &[String]) -> Result<Vec<Statement>, PgError> {
     let sql = format!(
         "SELECT d.datname::text, s.query, sum(s.calls)::bigint, sum(s.total_exec_time)::float8
            FROM {}.pg_stat_statements AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.dbid
-          WHERE s.query !~* 'pgleap|pg_stat_statements' AND d.datname = ANY ($1)
+          WHERE s.query !~* 'pgleap|pg_stat_statements|pg_catalog\\.' AND d.datname = ANY ($1)
           GROUP BY 1, 2 ORDER BY 4 DESC LIMIT 10000",
         ident::quote(schema)
     );
@@ -116,8 +117,11 @@ async fn heaviest(session: &Session, schema: &str, databases: &[String]) -> Resu
     Ok(statements.filter(|statement| is_explained(&statement.text)).collect())
 }
 
-/// Counts what the view has of these databases and does not show; it says so in the place of the text.
-async fn hidden(session: &Session, schema: &str, databases: &[String]) -> Result<Hidden, PgError> {
+/// Counts what pg_stat_statements, in this schema, has of these databases and does not show; it says so in the place of the text.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn hidden(session: &Session, schema: &str, databases: &[String]) -> Result<Hidden, PgError> {
     let sql = format!(
         "SELECT count(*) FILTER (WHERE is_hidden), coalesce(sum(ms) FILTER (WHERE is_hidden) / nullif(sum(ms), 0), 0)
            FROM (SELECT s.total_exec_time AS ms, s.query = '<insufficient privilege>' AS is_hidden

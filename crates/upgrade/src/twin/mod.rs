@@ -12,7 +12,7 @@ mod report;
 mod restore_schema;
 
 pub use check_indexes::{CheckIndexes, Checked};
-pub use collect_statements::{CollectStatements, Collected, Hidden, Statement, split};
+pub use collect_statements::{CollectStatements, Collected, Hidden, Statement, hidden, split};
 pub use explain::{ExplainAfter, ExplainBefore, Explained};
 pub use query_plan::{Difference, QueryPlan};
 pub use report::{Report, Stage, report};

@@ -31,6 +31,7 @@ mod steps;
 mod strays;
 mod survive;
 mod timing;
+mod twin;
 mod unwind;
 mod verify;
 mod versions;
