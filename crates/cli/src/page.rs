@@ -24,3 +24,12 @@ pub fn page(title: &str, style: &str, main: &Markup, footer: &Markup) -> Markup 
         }
     }
 }
+
+/// Sets what is between backticks as code.
+pub fn inline(text: &str) -> Markup {
+    html! {
+        @for (nth, part) in text.split('`').enumerate() {
+            @if nth % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
+}

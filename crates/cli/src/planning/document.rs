@@ -2,6 +2,8 @@
 
 use maud::{Markup, html};
 
+use crate::page::{inline, page};
+
 const STYLE: &str = include_str!("document.css");
 
 /// A document.
@@ -111,7 +113,7 @@ impl Document {
             }
         };
         let footer = html! { (self.footer) };
-        crate::page::page(&self.title, STYLE, &main, &footer).into_string()
+        page(&self.title, STYLE, &main, &footer).into_string()
     }
 }
 
@@ -145,14 +147,16 @@ impl Block {
 
     fn html(&self) -> Markup {
         match self {
-            Self::Heading(text) => html! { h3 { (text) } },
+            Self::Heading(text) => html! { h3 { (inline(text)) } },
             Self::Text(text) => html! { p { (inline(text)) } },
             Self::List(items) => html! { ul { @for item in items { li { (inline(item)) } } } },
             Self::Code(text) => html! { pre { code { (text) } } },
             Self::Table(head, rows) => html! {
                 div.scroll {
                     table {
-                        thead { tr { @for cell in head { th { (cell) } } } }
+                        @if head.iter().any(|cell| !cell.is_empty()) {
+                            thead { tr { @for cell in head { th { (cell) } } } }
+                        }
                         tbody { @for row in rows { tr { @for (nth, cell) in row.iter().enumerate() {
                             td class={ @if nth == 0 { "name" } } { (inline(cell)) }
                         } } } }
@@ -175,15 +179,6 @@ impl Block {
                     }
                 }
             },
-        }
-    }
-}
-
-/// Sets what is between backticks as code.
-fn inline(text: &str) -> Markup {
-    html! {
-        @for (nth, part) in text.split('`').enumerate() {
-            @if nth % 2 == 1 { code { (part) } } @else { (part) }
         }
     }
 }

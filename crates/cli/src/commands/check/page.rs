@@ -5,12 +5,13 @@ use maud::{Markup, html};
 use pgleap_upgrade::preflight::{Finding, Severity};
 
 use super::Checked;
-use crate::display::text;
+use crate::{
+    display::text,
+    page::{self, inline},
+};
 
 /// What the report has no need of.
 const OWN: &str = "
-pre { margin: .6rem 0 0; padding: .7rem .9rem; background: var(--tint); border: 1px solid var(--rule); border-radius: 6px;
-  overflow-x: auto; font: .85rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 article { padding: 1.1rem 0; border-top: 1px solid var(--rule); } article:first-of-type { border-top: 0; padding-top: 0; }
 article h3 { margin: 0 0 .2rem; } article p { margin: .15rem 0; } article .cause { color: var(--soft); }
 article details { margin-top: .5rem; } article summary { font-weight: 400; color: var(--soft); font-size: .9rem; }
@@ -69,7 +70,7 @@ pub(super) fn page(checked: &Checked<'_>) -> Markup {
     };
     let footer =
         html! { "pgleap " (env!("CARGO_PKG_VERSION")) " · what each check reads, and why: pgleap check --explain" };
-    crate::page::page(&format!("Preflight: PostgreSQL {title}, {}", checked.source), OWN, &main, &footer)
+    page::page(&format!("Preflight: PostgreSQL {title}, {}", checked.source), OWN, &main, &footer)
 }
 
 fn moment(at: Timestamp) -> String {
@@ -89,8 +90,8 @@ fn article(finding: &Finding) -> Markup {
                 code class=(class) { (finding.id) }
                 @if let Some(database) = &finding.database { span.place { "in " (database) } }
             }
-            p { (finding.message) }
-            @if let Some(cause) = &finding.cause { p.cause { (cause) } }
+            p { (inline(&finding.message)) }
+            @if let Some(cause) = &finding.cause { p.cause { (inline(cause)) } }
             @if !numbers.is_empty() { p.numbers { (numbers.join(" · ")) } }
             @if finding.objects.len() > SHOWN {
                 details {
@@ -102,7 +103,7 @@ fn article(finding: &Finding) -> Markup {
             @if !finding.fixes.is_empty() {
                 p.cause { "pgleap can apply this: " code { "pgleap check --fix " (finding.id) } }
             } @else if let Some(why) = finding.by_hand {
-                p.cause { "For the operator: " (why) }
+                p.cause { "For the operator: " (inline(why)) }
             }
         }
     }
