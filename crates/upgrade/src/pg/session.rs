@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 use pgleap_saga::StepError;
 use tokio_postgres::{
     Client, NoTls, Row, Statement,
-    error::{DbError, SqlState},
+    error::{DbError, ErrorPosition, SqlState},
     types::{ToSql, Type},
 };
 
@@ -64,6 +64,14 @@ impl PgError {
     /// Returns the server's error code, if the server answered at all.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         self.driver().and_then(tokio_postgres::Error::code)
+    }
+
+    /// Returns where in the statement, as it was sent, the server saw the error: characters before it.
+    pub fn position(&self) -> Option<usize> {
+        match self.driver()?.as_db_error()?.position()? {
+            ErrorPosition::Original(nth) => usize::try_from(*nth).ok()?.checked_sub(1),
+            ErrorPosition::Internal { .. } => None,
+        }
     }
 
     /// Returns what the server said, in one line: message, then detail.

@@ -8,7 +8,10 @@ use std::{error::Error, time::Duration};
 use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::{
+    error::SqlState,
+    types::{FromSql, Type},
+};
 
 use super::{
     QueryPlan,
@@ -72,9 +75,39 @@ fn name_of(n: usize) -> String {
     format!("pgleap_{n}")
 }
 
+/// Prepares a statement in a transaction that may not write. pg_stat_statements shows a literal with its type (`date '…'`) as
+/// `date $1`, which no parser takes: the server says where, and it is made a cast.
+async fn prepare_statement(session: &Session, name: &str, text: &str) -> Result<(), PgError> {
+    let head = format!("BEGIN READ ONLY; PREPARE {name} AS ");
+    let mut text = text.to_owned();
+    loop {
+        let Err(error) = session.batch(&format!("{head}{text}")).await else { return Ok(()) };
+        let is_syntax = error.sqlstate() == Some(&SqlState::SYNTAX_ERROR);
+        let at = error.position().filter(|_| is_syntax).and_then(|at| at.checked_sub(head.chars().count()));
+        // each time one parameter is behind a type no more
+        let Some(cast) = at.and_then(|at| as_cast(&text, at)) else { return Err(error) };
+        session.batch("ROLLBACK").await?;
+        text = cast;
+    }
+}
+
+/// Makes `type $n` a cast, where `$` has `at` characters before it; none if there is no such thing.
+fn as_cast(text: &str, at: usize) -> Option<String> {
+    let (at, _) = text.char_indices().nth(at)?;
+    let (before, parameter) = text.split_at(at);
+    let digits = parameter.strip_prefix('$')?.find(|c: char| !c.is_ascii_digit()).unwrap_or(parameter.len() - 1);
+    let (parameter, after) = parameter.split_at(1 + digits);
+    let before = before.trim_end();
+    let start = before
+        .rfind(|c: char| !(c.is_alphanumeric() || "_.\"".contains(c)))
+        .map_or(0, |last| last + before[last..].chars().next().map_or(1, char::len_utf8));
+    let (before, kind) = before.split_at(start);
+    (digits > 0 && !kind.is_empty()).then(|| format!("{before}CAST({parameter} AS {kind}){after}"))
+}
+
 async fn explain(session: &Session, n: usize, text: &str) -> Result<QueryPlan, PgError> {
     let name = name_of(n);
-    session.batch(&format!("BEGIN READ ONLY; PREPARE {name} AS {text}")).await?;
+    prepare_statement(session, &name, text).await?;
     let count: i32 = session.query_one(PARAMETERS, &[&name]).await?.get(0);
     let nulls = vec!["NULL"; usize::try_from(count).unwrap_or(0)].join(", ");
     let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
@@ -182,5 +215,24 @@ impl Step<World> for ExplainAfter {
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literal_with_a_type_becomes_a_cast() {
+        let cast = |text: &str| as_cast(text, text.chars().position(|c| c == '$').unwrap());
+        assert_eq!(
+            cast("SELECT now() - interval $12, $2").as_deref(),
+            Some("SELECT now() - CAST($12 AS interval), $2")
+        );
+        assert_eq!(cast("SELECT f(public.kind\n $1)").as_deref(), Some("SELECT f(CAST($1 AS public.kind))"));
+        assert_eq!(cast("SELECT 'ü', date $1").as_deref(), Some("SELECT 'ü', CAST($1 AS date)"));
+        assert_eq!(cast("SELECT a + $1"), None, "nothing before it is a type");
+        assert_eq!(as_cast("SELECT date $1", 0), None, "no parameter is there");
+        assert_eq!(as_cast("date $1", 99), None);
     }
 }
