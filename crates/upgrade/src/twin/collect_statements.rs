@@ -98,13 +98,14 @@ struct Found {
     missing: Option<String>,
 }
 
-/// Returns the statements of these databases that have a plan, the heaviest first. Those that name `pg_catalog` are of tools,
-/// pgleap's own looks among them: on a quiet cluster they would be most of what is compared.
+/// Returns the statements of these databases that have a plan, the heaviest first. Those of this role that name `pg_catalog` are
+/// pgleap's own looks: on a quiet cluster they would be most of what is compared.
 async fn heaviest(session: &Session, schema: &str, databases: &[String]) -> Result<Vec<Statement>, PgError> {
     let sql = format!(
         "SELECT d.datname::text, s.query, sum(s.calls)::bigint, sum(s.total_exec_time)::float8
            FROM {}.pg_stat_statements AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.dbid
-          WHERE s.query !~* 'pgleap|pg_stat_statements|pg_catalog\\.' AND d.datname = ANY ($1)
+          WHERE s.query !~* 'pgleap|pg_stat_statements' AND d.datname = ANY ($1)
+            AND NOT (s.query ~ 'pg_catalog\\.' AND s.userid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user))
           GROUP BY 1, 2 ORDER BY 4 DESC LIMIT 10000",
         ident::quote(schema)
     );

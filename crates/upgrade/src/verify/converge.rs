@@ -62,8 +62,12 @@ const ROUNDS: usize = 4;
 const TOGETHER_BYTES: i64 = 4 << 20;
 /// … and are no more than these.
 const TOGETHER: usize = 64;
-/// How often replication is looked at meanwhile.
+/// How often replication is looked at meanwhile, at the most …
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// … and a look costs more the more tables there are: so long is waited, in times of what the last one took.
+const LOOK_SHARE: u32 = 10;
+/// So many looks in a row must fail before a comparison of hours is given up.
+const LOOKS_THAT_COUNT: u32 = 5;
 
 /// Opens a session in which a row's text is the same on every major.
 ///
@@ -106,15 +110,21 @@ pub async fn compare_all(cx: &Cx<'_>, from: Side, databases: &[Database]) -> Res
     Ok(all)
 }
 
-/// Looks at replication until that fails.
+/// Looks at replication until that fails again and again.
 async fn watch(cx: &Cx<'_>, from: Side, databases: &[Database]) -> StepError {
+    let mut failed = 0;
     loop {
+        let began = Instant::now();
         match health::look(cx.world, from, databases).await {
             #[expect(clippy::cast_precision_loss, reason = "a chart's value")]
-            Ok(health) => cx.sample("lag_bytes", health.lag_bytes as f64),
-            Err(error) => return error,
+            Ok(health) => {
+                failed = 0;
+                cx.sample("lag_bytes", health.lag_bytes as f64);
+            }
+            Err(error) if failed + 1 >= LOOKS_THAT_COUNT => return error,
+            Err(_) => failed += 1,
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(LOOK_EVERY.max(began.elapsed() * LOOK_SHARE)).await;
     }
 }
 
