@@ -15,7 +15,7 @@ use super::{
     protocol::{Answer, Request, Status, Verb},
     ward::{Kept, Ward},
 };
-use crate::pgbouncer::admin::Entry;
+use crate::pgbouncer::{admin::Entry, trial::TRIAL_BUDGET};
 
 /// Now, in milliseconds since 1970.
 pub fn now_ms() -> i64 {
@@ -76,11 +76,11 @@ impl Keeper {
     /// If there is a note that cannot be read.
     pub fn over(ward: Ward, notes: &Path, tell: Tell) -> Result<Arc<Self>, StepError> {
         let (called, console) = (ward.to_string(), ward.console());
-        ward.tidy()?;
         let notebook = Notebook::new(notes, &console);
         let left = notebook.read()?;
         let (pooler, command, state) = (ward.take(), tokio::sync::Mutex::default(), std::sync::Mutex::default());
         let keeper = Arc::new(Self { called, console, pooler, notebook, command, state, tell });
+        keeper.clone().tidy();
         if let Some(note) = left {
             (keeper.tell)(&format!("{}: taking over the pause `{}`", keeper.name(), note.turn.id));
             let left = Duration::try_from(note.until.duration_since(Timestamp::now())).unwrap_or_default();
@@ -89,6 +89,15 @@ impl Keeper {
             keeper.clone().end_at(until);
         }
         Ok(keeper)
+    }
+
+    /// Takes back, without keeping anybody waiting, what an earlier guard of it may have left of a trial.
+    fn tidy(self: Arc<Self>) {
+        tokio::spawn(async move {
+            if let Err(error) = self.pooler.tidy().await {
+                (self.tell)(&format!("{}: what is left of a trial of its logins stays for now: {error}", self.name()));
+            }
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -133,8 +142,8 @@ impl Keeper {
             Verb::Status => return Answer::Status(self.status()),
             Verb::Rehearse { moves } => self.pooler.rehearse(&moves).await,
             Verb::TryLogins { moves } => {
-                let _command = self.command.lock().await;
-                match self.pooler.try_logins(&moves).await {
+                let deadline = Instant::now() + TRIAL_BUDGET;
+                match self.pooler.try_logins(&moves, deadline, self.between_pauses(until_ms)).await {
                     Ok(unknown) => return Answer::Tried(unknown),
                     Err(error) => Err(error),
                 }
@@ -173,6 +182,22 @@ impl Keeper {
             Some(Held { note, .. }) if note.turn.id != turn => Err(self.held_by_another(&note.turn.id)),
             _ => Ok(()),
         }
+    }
+
+    /// Waits for its turn to do what clients must not wait for: refused while a pause is held, or when whoever asked has gone.
+    async fn between_pauses(&self, until_ms: Option<i64>) -> Result<tokio::sync::MutexGuard<'_, ()>, StepError> {
+        let command = self.command.lock().await;
+        if let Some(Held { note, .. }) = &self.state().held {
+            return Err(StepError::transient(format!(
+                "the guard of {} holds the pause `{}`: nothing is tried until it is over",
+                self.called, note.turn.id
+            )));
+        }
+        // the lock may have been waited for
+        if late(until_ms) {
+            return Err(StepError::transient("the request was too long under way"));
+        }
+        Ok(command)
     }
 
     /// Written down, then its end arranged, and only then asked for: there is no pause that nobody would end.

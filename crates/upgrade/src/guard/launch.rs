@@ -97,6 +97,8 @@ impl Beside {
                 let mut command = std::process::Command::new(program);
                 command.arg("--config").arg(config).args(["guard", "--beside"]);
                 command.stdin(Stdio::null()).stdout(log).stderr(errors);
+                // what is to happen to this process is not to happen to its guard
+                command.env_remove("PGLEAP_FAULT");
                 // neither Ctrl-C at this terminal nor the end of it may reach a guard
                 std::os::unix::process::CommandExt::process_group(&mut command, 0);
                 command.spawn().map(drop).map_err(|error| io_failure("run", program, error))

@@ -15,7 +15,6 @@ use crate::{
         ini::Address,
         inspect::{Inspection, Unseen, inspect},
         pooler::Move,
-        trial,
     },
     route::command::Program,
 };
@@ -43,17 +42,6 @@ impl Ward {
         match self {
             Self::PgBouncer(pooler, _) => pooler.guard.as_ref(),
             Self::Program(_) => None,
-        }
-    }
-
-    /// Removes what an interrupted look may have left on this host.
-    ///
-    /// # Errors
-    /// Blocked, if it cannot be.
-    pub fn tidy(&self) -> Result<(), StepError> {
-        match self {
-            Self::PgBouncer(pooler, _) => trial::forget(&pooler.ini),
-            Self::Program(_) => Ok(()),
         }
     }
 
@@ -133,13 +121,30 @@ impl Kept {
         }
     }
 
-    /// Sees that what stands there can itself log in where these entries are to be led; returns of whom that is not known.
+    /// Takes back what an interrupted trial of its logins may have left.
     ///
     /// # Errors
-    /// Fatal, saying who cannot, and why.
-    pub async fn try_logins(&self, moves: &[Move]) -> Result<Vec<String>, StepError> {
+    /// If its file cannot be replaced, or it does not answer.
+    pub async fn tidy(&self) -> Result<(), StepError> {
         match self {
-            Self::PgBouncer(pooler) => pooler.try_logins(moves).await,
+            Self::PgBouncer(pooler) => pooler.tidy().await,
+            Self::Program(_) => Ok(()),
+        }
+    }
+
+    /// Sees that what stands there can itself log in where these entries are to be led; returns of whom that is not known by
+    /// the deadline. What it is led by is changed only between `begin` and the drop of what that returns.
+    ///
+    /// # Errors
+    /// Fatal, saying who cannot, and why; what `begin` said.
+    pub async fn try_logins<G: Send>(
+        &self,
+        moves: &[Move],
+        deadline: Instant,
+        begin: impl Future<Output = Result<G, StepError>> + Send,
+    ) -> Result<Vec<String>, StepError> {
+        match self {
+            Self::PgBouncer(pooler) => pooler.try_logins(moves, deadline, begin).await,
             // a program says for itself, when it is checked, whether it could
             Self::Program(_) => Ok(Vec::new()),
         }

@@ -11,7 +11,7 @@ use pgleap_saga::StepError;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use super::ini::Address;
+use super::{ini::Address, trial::is_trial};
 use crate::{config::Pooler, pg::Secret};
 
 /// What went wrong with a pooler's admin console.
@@ -200,14 +200,15 @@ impl Admin {
         Ok(text.trim_start_matches("PgBouncer ").to_owned())
     }
 
-    /// Returns every database entry but its own console.
+    /// Returns every database entry but its own console, and those of a trial: these are there for a moment.
     ///
     /// # Errors
     /// As [`Self::command`].
     pub async fn entries(&self) -> Result<Vec<Entry>, AdminError> {
         let rows = self.show("DATABASES").await?;
         let text = |row: &Shown, key: &str| row.get(key).cloned().unwrap_or_default();
-        let entries = rows.iter().filter(|row| row.get("name").is_none_or(|name| name != "pgbouncer"));
+        let entries =
+            rows.iter().filter(|row| row.get("name").is_none_or(|name| name != "pgbouncer" && !is_trial(name)));
         Ok(entries
             .map(|row| Entry {
                 name: text(row, "name"),

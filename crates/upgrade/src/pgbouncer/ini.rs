@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::trial::is_trial;
+
 /// Where an entry leads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Address {
@@ -129,7 +131,10 @@ impl Ini {
                 && let Some((key, _)) = text.split_once('=')
             {
                 let name = key.trim().trim_matches(['"', '\'']).to_owned();
-                self.entries.push(Line { name, file, line });
+                // it goes in a moment
+                if !is_trial(&name) {
+                    self.entries.push(Line { name, file, line });
+                }
             }
         }
         Ok(())

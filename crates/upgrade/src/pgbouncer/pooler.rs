@@ -1,6 +1,7 @@
 //! One PgBouncer process: its entries listed, paused, led elsewhere, resumed.
 
 use std::{
+    fs::TryLockError,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,9 +21,9 @@ use crate::{config::Pooler, pg::Secret};
 
 /// How often it is asked while something is awaited of it.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
-pub(super) const COMMAND_BUDGET: Duration = Duration::from_secs(5);
+const COMMAND_BUDGET: Duration = Duration::from_secs(5);
 /// How often a configuration is read again that poolers share, each of which rewrites it once.
-const REWRITES: u32 = 20;
+pub(super) const REWRITES: u32 = 20;
 /// How long server connections that log in are waited for before a pause.
 const LOGIN_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -51,12 +52,14 @@ pub struct PgBouncer {
     admin: Mutex<Option<Arc<Admin>>>,
     /// Consoles opened in advance, one for each entry: PAUSE holds its connection until it is done.
     spare: Mutex<Vec<Admin>>,
+    /// One trial of its logins at a time.
+    pub(super) trial: Mutex<()>,
 }
 
 impl PgBouncer {
     /// Describes it; nothing is connected yet.
     pub fn new(pooler: Pooler, password: Option<Secret>) -> Self {
-        Self { pooler, password, admin: Mutex::default(), spare: Mutex::default() }
+        Self { pooler, password, admin: Mutex::default(), spare: Mutex::default(), trial: Mutex::default() }
     }
 
     /// Returns a kept console connection.
@@ -243,7 +246,7 @@ impl PgBouncer {
     /// # Errors
     /// Blocked, if a file cannot be read or replaced, or an entry is in none.
     pub async fn rehearse(&self, moves: &[Move]) -> Result<(), StepError> {
-        trial::forget(&self.pooler.ini)?;
+        self.tidy().await?;
         let ini = self.ini().await?;
         // an interrupted attempt may have moved some already
         let leads = |step: &Move, name: &str| {
@@ -267,14 +270,14 @@ impl PgBouncer {
             ));
         }
         for file in ini.files() {
-            exchange(&file.path, &file.old, &file.old)?;
+            exchange(&file.path, &file.old, &file.old, Instant::now() + COMMAND_BUDGET).await?;
         }
         Ok(())
     }
 
     /// Replaces every file that holds an entry which is to be moved.
-    async fn rewrite(&self, moves: &[Move]) -> Result<(), StepError> {
-        trial::forget(&self.pooler.ini)?;
+    async fn rewrite(&self, moves: &[Move], deadline: Instant) -> Result<(), StepError> {
+        trial::forget(&self.pooler.ini, deadline).await?;
         for _ in 0..REWRITES {
             let mut ini = self.ini().await?;
             for step in moves {
@@ -282,7 +285,7 @@ impl PgBouncer {
             }
             let mut edited = false;
             for file in ini.files().into_iter().filter(|file| file.new != file.old) {
-                edited |= !exchange(&file.path, &file.old, &file.new)?;
+                edited |= !exchange(&file.path, &file.old, &file.new, deadline).await?;
             }
             if !edited {
                 return Ok(());
@@ -296,7 +299,7 @@ impl PgBouncer {
     /// # Errors
     /// [`StepError`]; files may already be replaced, and running this again finishes it.
     pub async fn repoint(&self, moves: &[Move], deadline: Instant) -> Result<(), StepError> {
-        self.rewrite(moves).await?;
+        self.rewrite(moves, deadline).await?;
         let admin = self.reload().await?;
         // 1.24 answers success on a file that it could not read
         loop {
@@ -353,15 +356,25 @@ async fn is_paused(admin: &Admin, entry: &Entry) -> Result<bool, AdminError> {
 }
 
 /// Replaces a file whose text is `old`; returns whether it still was. Whoever goes through here waits for the others: poolers
-/// may share a file.
+/// may share a file. A link stays one: what it leads to is the file.
 ///
 /// # Errors
-/// Blocked, if it cannot be replaced.
-pub(super) fn exchange(path: &Path, old: &str, new: &str) -> Result<bool, StepError> {
+/// Blocked, if it cannot be replaced; transient, if others are at it until the deadline.
+pub(super) async fn exchange(path: &Path, old: &str, new: &str, deadline: Instant) -> Result<bool, StepError> {
     let failed = |error| crate::world::io_failure("replace", path, error);
+    let path = &path.canonicalize().map_err(failed)?;
     let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
     // given back with the file, which is closed in a moment
-    directory.lock().map_err(failed)?;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                return Err(StepError::transient(format!("others are replacing `{}`", path.display())));
+            }
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
     if std::fs::read_to_string(path).map_err(failed)? != old {
         return Ok(false);
     }

@@ -43,7 +43,7 @@ impl Step<World> for Admit {
         // what a dead process sent through this connection must not happen after its successor has taken it back
         fence_lease::sign(world, &session).await?;
         session.batch(&access::admit(&saved)).await?;
-        if let Some(standby) = standbys::shut_out(cx, Side::Source, Side::Target, &saved).await.first() {
+        if let Some(standby) = standbys::shut_out(cx, Side::Source, Side::Target, &saved).await?.first() {
             return Err(StepError::fatal(
                 format!("the right to connect has not reached the {standby}"),
                 "see that it follows the target, then try again",

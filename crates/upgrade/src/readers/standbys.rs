@@ -107,7 +107,10 @@ const LET_IN: Duration = Duration::from_secs(5);
 
 /// Waits until every standby of `side` shows the rights to connect that were given there when `from` is left; returns how those
 /// are called that do not in time.
-pub async fn shut_out(cx: &Cx<'_>, from: Side, side: Side, given: &[Access]) -> Vec<String> {
+///
+/// # Errors
+/// If the journal cannot be read.
+pub async fn shut_out(cx: &Cx<'_>, from: Side, side: Side, given: &[Access]) -> Result<Vec<String>, StepError> {
     let world = cx.world;
     let names: Vec<_> = given.iter().map(|access| access.database.clone()).collect();
     let deadline = Instant::now() + LET_IN;
@@ -132,15 +135,18 @@ pub async fn shut_out(cx: &Cx<'_>, from: Side, side: Side, given: &[Access]) -> 
         let shown = tokio::time::timeout_at(deadline, shown).await;
         (!matches!(shown, Ok(Ok(true)))).then(|| standby.called.clone())
     };
-    // the journal was read a moment ago; who cannot be known cannot be waited for
-    let pairs = pairs(cx, from).unwrap_or_default();
-    join_all(pairs.iter().map(one)).await.into_iter().flatten().collect()
+    Ok(join_all(pairs(cx, from)?.iter().map(one)).await.into_iter().flatten().collect())
 }
 
 /// Waits as [`shut_out`] does, where nothing can be taken back any more: those that do not let readers in are told.
 pub async fn let_in(cx: &Cx<'_>, from: Side, given: &[Access]) {
-    for standby in shut_out(cx, from, from.other(), given).await {
-        cx.warn(format!("the {standby} does not let readers in yet: they are refused until it does"));
+    match shut_out(cx, from, from.other(), given).await {
+        Ok(late) => {
+            for standby in late {
+                cx.warn(format!("the {standby} does not let readers in yet: they are refused until it does"));
+            }
+        }
+        Err(error) => cx.warn(format!("whether the standbys let readers in is not known: {error}")),
     }
 }
 

@@ -126,7 +126,7 @@ impl fmt::Display for Lost {
 const AT_ONCE: Duration = Duration::from_secs(5);
 /// A rewrite, a RELOAD, and a look at what it made of it.
 const REPOINT_BUDGET: Duration = Duration::from_secs(10);
-/// Some logins at a time, each of which may have no answer.
+/// The guard's own budget, and what it takes to begin and to take back.
 const LOGINS_BUDGET: Duration = Duration::from_secs(60);
 
 impl Member {

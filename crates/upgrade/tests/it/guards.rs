@@ -18,7 +18,11 @@ use pgleap_upgrade::{
         protocol::{self, Answer, Reply, Request, Status, Verb},
     },
     pg::Secret,
-    pgbouncer::{admin::Entry, ini::Address, pooler::Move},
+    pgbouncer::{
+        admin::{Admin, Entry},
+        ini::Address,
+        pooler::Move,
+    },
 };
 use tokio::{io::BufStream, net::UnixStream};
 
@@ -71,15 +75,7 @@ impl Scene {
         let account = Account::for_servers(None).unwrap();
         account.create_dir(&dir, 0o755).unwrap();
         let pooler = KillOnDrop(spec.start().await.unwrap());
-        let described = config::Pooler {
-            host: "127.0.0.1".into(),
-            port,
-            user: "admin".into(),
-            password: None,
-            ini: pooler.0.ini_path.clone(),
-            guard: None,
-        };
-        let ward = Ward::PgBouncer(described, Some(Secret::new("secret")));
+        let ward = Ward::PgBouncer(described(&pooler), Some(Secret::new("secret")));
         let console = ward.console();
         let beside = Arc::new(Beside::new(Launch::Task, dir.clone(), vec![ward]));
         let client = Arc::new(GuardClient::new("it".into(), console.clone(), Place::Beside(beside)));
@@ -128,6 +124,13 @@ impl Scene {
         std::fs::remove_dir_all(dir).unwrap();
     }
 
+    /// Puts the file elsewhere, and a link in its place.
+    fn link(&self) {
+        let (path, real) = (&self.pooler.0.ini_path, self.dir.join("real.ini"));
+        std::fs::rename(path, &real).unwrap();
+        std::os::unix::fs::symlink(real, path).unwrap();
+    }
+
     /// Begins the file with a line that PgBouncer cannot read, or takes it away.
     fn spoil(&self, spoilt: bool) {
         const NONSENSE: &str = "[databases]\nno such line\n";
@@ -135,6 +138,17 @@ impl Scene {
         let text = std::fs::read_to_string(path).unwrap();
         let text = if spoilt { NONSENSE.to_owned() + &text } else { text.replace(NONSENSE, "") };
         std::fs::write(path, text).unwrap();
+    }
+}
+
+fn described(pooler: &KillOnDrop) -> config::Pooler {
+    config::Pooler {
+        host: "127.0.0.1".into(),
+        port: pooler.0.spec.port,
+        user: "admin".into(),
+        password: None,
+        ini: pooler.0.ini_path.clone(),
+        guard: None,
     }
 }
 
@@ -247,6 +261,7 @@ async fn entries_are_led_in_the_files_that_hold_them_as_pgbouncer_reads_those() 
         let included = format!("{entries}%include {}\n", conf.join("one.ini").display());
         let text = format!("{included}[pgbouncer]{rest}\n%include {}\n", conf.join("more.ini").display());
         std::fs::write(&main, &text).unwrap();
+        scene.link();
         scene.ask(Verb::Reload).await.unwrap();
         let entries = async || match scene.ask(Verb::Entries).await.unwrap() {
             Answer::Entries(entries) => entries,
@@ -273,7 +288,7 @@ async fn entries_are_led_in_the_files_that_hold_them_as_pgbouncer_reads_those() 
         assert_eq!(leading(&scene.new).await.len(), 3);
         let expected = before.clone().map(|text| text.replace("port=1", "port=2"));
         assert_eq!(read(), expected.clone(), "comments, order and spacing are kept");
-        assert!(conf.join("two.ini").is_symlink());
+        assert!(conf.join("two.ini").is_symlink() && main.is_symlink());
         let mode = std::os::unix::fs::PermissionsExt::mode(&conf.join("one.ini").metadata().unwrap().permissions());
         assert_eq!(mode & 0o777, 0o640);
         // it would be read so by a pooler that is started again, too
@@ -378,6 +393,15 @@ impl Scene {
         assert!(cause.starts_with(&place) && cause.contains(words), "{what}: {cause}");
     }
 
+    /// Returns the names of all entries, as the console shows them.
+    async fn shown(&self) -> Vec<String> {
+        let admin = Admin::enter(&described(&self.pooler), Some(&Secret::new("secret"))).await.unwrap();
+        let mut names: Vec<_> =
+            admin.show("DATABASES").await.unwrap().into_iter().map(|mut row| row.remove("name").unwrap()).collect();
+        names.sort();
+        names
+    }
+
     fn file(&self) -> String {
         std::fs::read_to_string(&self.pooler.0.ini_path).unwrap()
     }
@@ -397,6 +421,10 @@ async fn pooler_proves_before_anybody_waits_that_it_can_log_in_at_the_new_addres
         })
         .await;
         let pooler = scene.pooler.0.spec.port;
+        // such an entry leads to the database of its name
+        std::fs::write(&scene.pooler.0.ini_path, scene.file().replace(" dbname=shop", "")).unwrap();
+        scene.link();
+        scene.ask(Verb::Reload).await.unwrap();
         scene.try_logins().await.expect("nobody has come by it yet");
         let at_work = client(&login(pooler, "app", APP, "shop")).await;
         at_work.batch_execute("BEGIN").await.unwrap();
@@ -433,12 +461,15 @@ async fn pooler_proves_before_anybody_waits_that_it_can_log_in_at_the_new_addres
         scene.spoil(false);
 
         assert_eq!(scene.file(), text, "the file is as it was");
+        assert!(scene.pooler.0.ini_path.is_symlink());
         at_work.batch_execute("SELECT 1; COMMIT").await.expect("no client is touched");
-        let names = match scene.ask(Verb::Entries).await.unwrap() {
-            Answer::Entries(entries) => entries.into_iter().map(|entry| entry.name).collect::<Vec<_>>(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(names, ["shop"]);
+        assert_eq!(scene.shown().await, ["pgbouncer", "shop"]);
+
+        let turn = scene.turn("7f3a switchover-1", &scene.old, &scene.new).await;
+        scene.hold(&turn, AMPLE).await;
+        let refused = scene.try_logins().await.unwrap_err();
+        assert!(refused.message.contains("holds the pause `7f3a switchover-1`"), "{refused:?}");
+        scene.ask(Verb::Resume { turn: turn.id.clone(), entries: turn.entries() }).await.unwrap();
         drop((old, new));
         scene.end();
     }
@@ -495,6 +526,54 @@ async fn what_a_killed_guard_left_of_a_trial_is_gone_when_the_next_one_begins() 
         "\n; pgleap tries logins: what follows goes in a moment\n[databases]\npgleap_trial_0_new = host=h port=1\n";
     std::fs::write(&scene.pooler.0.ini_path, text.clone() + left).unwrap();
     scene.ask(Verb::Status).await.unwrap();
-    assert_eq!(scene.file(), text);
+    until("the lines to go", async || (scene.file() == text).then_some(())).await;
     scene.end();
+}
+
+#[cfg(feature = "faults")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trial_that_ends_anywhere_leaves_no_entry_once_it_is_rehearsed_again_and_nobody_waits_for_its_logins() {
+    use pgleap_saga::fault::Script;
+    use pgleap_upgrade::pgbouncer::PgBouncer;
+    use tokio::{sync::Mutex, time::Instant};
+
+    for (n, bin) in poolers().into_iter().enumerate() {
+        let scene = Scene::between(address(1), address(2), bin, &format!("gte{n}"), |spec| {
+            spec.extra.push(("server_login_retry".into(), "1".into()));
+        })
+        .await;
+        // whose entry it is, is known without anybody
+        let text = scene.file().replace(" dbname=shop", " dbname=shop user=app");
+        std::fs::write(&scene.pooler.0.ini_path, &text).unwrap();
+        scene.ask(Verb::Reload).await.unwrap();
+        let moves = scene.turn("", &scene.old, &scene.new).await.moves;
+        let pgbouncer = PgBouncer::new(described(&scene.pooler), Some(Secret::new("secret")));
+        let command = Mutex::new(());
+        let begin = async || Ok::<_, StepError>(command.lock().await);
+        // nobody gets in, and nobody waits to be told so
+        let soon = || Instant::now() + Duration::from_secs(1);
+        for (arrival, lives) in [false, true, true].into_iter().enumerate() {
+            let script = Script::kill_at(arrival);
+            let tried = script.run(pgbouncer.try_logins(&moves, soon(), begin())).await;
+            assert!(tried.is_none(), "{:?} {tried:?}", script.arrivals());
+            let left = scene.shown().await;
+            assert_eq!(left.iter().any(|name| name.starts_with("pgleap_trial_")), lives, "{left:?}");
+            assert_eq!(scene.entry().await.name, "shop");
+            scene.ask(Verb::Rehearse { moves: moves.clone() }).await.unwrap();
+            assert_eq!((scene.shown().await, scene.file()), (vec!["pgbouncer".into(), "shop".into()], text.clone()));
+        }
+        let script = Script::hold_at("trial.before_clear");
+        let tried = async {
+            let unknown = script.run(pgbouncer.try_logins(&moves, soon(), begin())).await.unwrap().unwrap();
+            assert_eq!(unknown.len(), 1, "it gets in nowhere");
+        };
+        let meddle = async {
+            script.held().await;
+            assert!(command.try_lock().is_ok());
+            script.release();
+        };
+        tokio::join!(tried, meddle);
+        assert_eq!(scene.shown().await, ["pgbouncer", "shop"]);
+        scene.end();
+    }
 }
