@@ -189,16 +189,12 @@ impl<'a> Chain<'a> {
                 let id = self.next_id("upgrade")?;
                 self.begin(upgrade_plan(id, &self.world.config)).await
             }
-            Standing::Open { plan, kind, unwinding, .. } if kind == "upgrade" => {
+            Standing::Open { kind, unwinding, .. } if kind == "upgrade" => {
                 // taking it back was ordered and never begun, and now this is ordered
                 if !unwinding {
                     self.note_unwinding(None)?;
                 }
-                let plans = self.journal.plans()?;
-                match plans.iter().find(|state| state.id == plan) {
-                    Some(state) if !unwinding => self.begin(self.rebuild(state)).await,
-                    _ => self.resume().await,
-                }
+                self.resume().await
             }
             other => Err(ChainError::NotNow {
                 verb: "run",

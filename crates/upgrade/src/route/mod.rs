@@ -326,7 +326,7 @@ impl Route {
     ///
     /// # Errors
     /// Fatal, naming the pooler whose guard does not answer or has let its clients go.
-    pub async fn still_held(&self, all: &[Entries], pause: &Pause) -> Result<(), StepError> {
+    pub async fn still_held(&self, all: &[Entries], id: &str) -> Result<(), StepError> {
         let one = async |entries: &Entries| {
             let member = &self.members[entries.member];
             let refuse = |what: &str| {
@@ -334,7 +334,7 @@ impl Route {
                 StepError::fatal(message, "see that it runs and can be reached, then try again")
             };
             match member.status().await {
-                Ok(status) if status.held.as_ref() == Some(&pause.id) => Ok(()),
+                Ok(status) if status.held.as_deref() == Some(id) => Ok(()),
                 Ok(_) => Err(refuse("has let its clients go: the lease was over")),
                 Err(error) => Err(refuse("does not answer").because(error.to_string())),
             }

@@ -18,7 +18,6 @@ use super::{
 use crate::{
     pg::{PgError, Session, Side, access, decode, marker, marker::Marker},
     provision::fix_boundary::parse_lsn,
-    readers::Ways,
     world::Cx,
 };
 
@@ -126,9 +125,8 @@ pub async fn drain(cx: &Cx<'_>, hot: &Hot, from: Side, deadline: Instant) -> Res
     fault_point!("switchover.carry_over.after_arrival");
     // one after the other on one session: who is seen here was there when the ids were looked at, or came later
     let (_, names) = databases(cx)?;
-    let spared = Ways::of(cx, from)?.roles;
     let own = &cx.world.source.application_name;
-    let sessions = async { Ok(access::foreign(&hot.from, &names, own, &spared).await?) };
+    let sessions = async { Ok(access::foreign(&hot.from, &names, own, &hot.ways.roles).await?) };
     let (after, left) = try_join(snapshot(&hot.from), sessions).await?;
     refuse_superusers(cx.world, from, &left)?;
     // who is there may write in the next moment, also if it has not yet

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     confirm_gates::ConfirmGates,
     fence_lease::{self, HEAD_START},
-    hot::{cold, databases, patience, pause},
+    hot::{cold, databases, lease, patience},
     let_go::or_let_go,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         Session, Side,
         access::{self, Foreign},
     },
-    readers::{Ways, address},
+    readers::address,
     route::Clients,
     world::{Cx, World},
 };
@@ -117,16 +117,15 @@ impl Step<World> for Fence {
         let world = cx.world;
         let saved = cx.output::<ConfirmGates>()?;
         let (_, names) = databases(cx)?;
-        let (session, entries) = {
+        let (session, entries, spared) = {
             let hot = world.hot.lock().await;
             let hot = hot.as_ref().ok_or_else(cold)?;
             hot.check()?;
-            let lease = pause(cx, self.from)?.lease;
             let paused_at = hot.paused_at.unwrap_or_else(Instant::now);
-            hot.lease.arm(&saved, paused_at + lease - HEAD_START);
-            (hot.from.clone(), hot.entries.clone())
+            hot.lease.arm(&saved, paused_at + lease(world) - HEAD_START);
+            (hot.from.clone(), hot.entries.clone(), hot.ways.roles.clone())
         };
-        let (own, spared) = (&world.source.application_name, &Ways::of(cx, self.from)?.roles);
+        let (own, spared) = (&world.source.application_name, &spared);
         // who only reads is not waited for: it may end its transaction where it is
         let serving = address(world.cluster(self.from));
         let writers: Vec<_> = entries.iter().map(|entries| entries.leading_to(&serving)).collect();

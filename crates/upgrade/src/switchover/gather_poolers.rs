@@ -8,7 +8,6 @@ use super::hot::{databases, pause};
 use crate::{
     pg::Side,
     readers::{addresses_of, all_ways},
-    route::Pause,
     world::{Cx, World},
 };
 
@@ -20,6 +19,8 @@ pub struct GatherPoolers {
 
 /// How long a pooler that was lost is left alone before it is looked for again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long all of them are, once none is lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Leads poolers that lead to `from` to the other side; returns how many there were.
 ///
@@ -32,7 +33,7 @@ async fn gather(cx: &Cx<'_>, from: Side) -> Result<usize, StepError> {
     let (behind, unseen) = world.route.reachable_leading_to(&addresses_of(cx, from)?, &names).await;
     let late = behind.iter().filter(|entries| !entries.entries.is_empty()).count();
     // the side is open: nothing is to be waited for
-    let pause = Pause { ways, ..pause(cx, from)? };
+    let pause = pause(cx, ways);
     let mut lost = world.route.move_clients(&behind, &pause, async { Ok(()) }, async {}).await?;
     lost.extend(unseen);
     if lost.is_empty() {
@@ -47,10 +48,11 @@ async fn gather(cx: &Cx<'_>, from: Side) -> Result<usize, StepError> {
 /// refused until then. Who is not back by the end of it is the step's own matter.
 pub async fn gathering<T>(cx: &Cx<'_>, from: Side, work: impl Future<Output = T>) -> T {
     let gathered = async {
-        while gather(cx, from).await.is_err() {
-            tokio::time::sleep(LOOK_EVERY).await;
+        loop {
+            // who was there may be lost after that, and come back with its old file
+            let again = if gather(cx, from).await.is_err() { LOOK_EVERY } else { LOOK_AGAIN };
+            tokio::time::sleep(again).await;
         }
-        std::future::pending().await
     };
     tokio::select! {
         done = work => done,

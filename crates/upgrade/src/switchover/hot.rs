@@ -15,9 +15,9 @@ use crate::{
     pg::{Session, Side, access, marker},
     provision::PrepareDatabases,
     readers::{Ways, addresses_of},
-    route::{Entries, Pause},
+    route::{Entries, Pause, Way},
     verify::converge::reading_session,
-    world::{Cx, Database},
+    world::{Cx, Database, World},
 };
 
 /// One database of the switchover, with its connections.
@@ -46,6 +46,8 @@ pub struct Hot {
     pub from: Arc<Session>,
     /// To the side that follows.
     pub to: Arc<Session>,
+    /// Where everybody is led, and who is spared: what the journal has of it is not read again in the pause.
+    pub ways: Ways,
     /// Opens the side that serves again if nobody decides.
     pub lease: FenceLease,
     /// When PAUSE was sent.
@@ -96,12 +98,12 @@ impl Hot {
         access::warm(&f).await?;
         carry_over::warm(&t).await?;
         drain::warm(&f).await?;
-        let lease = FenceLease::warm(world, from, &f, &names, ways.roles).await?;
+        let lease = FenceLease::warm(world, from, &f, &names, ways.roles.clone()).await?;
         // what an earlier process sent to the side that follows must not open it while this one serves
         fence_lease::forget(world, from.other()).await?;
         fence_lease::sign(world, &f).await?;
         fence_lease::sign(world, &t).await?;
-        Ok(Self { lease, entries, databases: hot_databases, from: f, to: t, paused_at: None, snapshots: false })
+        Ok(Self { ways, lease, entries, databases: hot_databases, from: f, to: t, paused_at: None, snapshots: false })
     }
 
     /// Fails if a connection is lost. None is made anew in the pause: clients would wait for a server that may be gone, and
@@ -137,18 +139,19 @@ pub fn patience(cx: &Cx<'_>) -> Instant {
 /// How much longer than the write budget the guards hold a pause: pgleap, as long as it lives, ends it first.
 pub const GRACE: Duration = Duration::from_millis(500);
 
-/// Describes the pause in which writes leave `from`.
-///
-/// # Errors
-/// Blocked, if the journal cannot be read.
-pub fn pause(cx: &Cx<'_>, from: Side) -> Result<Pause, StepError> {
-    let world = cx.world;
-    Ok(Pause {
-        id: format!("{} {}", world.id, cx.plan_id()),
-        ways: Ways::of(cx, from)?.in_pause(world, from),
-        deadline: patience(cx),
-        lease: world.config.budgets.write_pause + GRACE,
-    })
+/// Returns how guards call the pause of this plan.
+pub fn pause_id(cx: &Cx<'_>) -> String {
+    format!("{} {}", cx.world.id, cx.plan_id())
+}
+
+/// Returns for how long guards hold a pause.
+pub fn lease(world: &World) -> Duration {
+    world.config.budgets.write_pause + GRACE
+}
+
+/// Describes the pause in which clients are led on `ways`.
+pub fn pause(cx: &Cx<'_>, ways: Vec<Way>) -> Pause {
+    Pause { id: pause_id(cx), ways, deadline: patience(cx), lease: lease(cx.world) }
 }
 
 /// Makes the error for a pause without what was opened for it: only after a restart, which never enters a pause.

@@ -11,7 +11,7 @@ use futures::future::join;
 use pgleap_saga::StepError;
 use tokio::time::{Instant, timeout_at};
 
-use super::hot::{databases, pause};
+use super::hot::{databases, pause_id};
 use crate::{pg::Side, readers::addresses_of, world::Cx};
 
 /// What takes longer than this has no answer: a server that is well needs a few milliseconds.
@@ -46,10 +46,10 @@ pub async fn or_let_go<T>(
 /// Resumes every paused entry that leads to `side`. One that leads to the other side stays: clients that are superusers
 /// would pass its fence.
 async fn let_go(cx: &Cx<'_>, side: Side) {
-    let (Ok((_, names)), Ok(pause), Ok(addresses)) = (databases(cx), pause(cx, side), addresses_of(cx, side)) else {
+    let (Ok((_, names)), Ok(addresses)) = (databases(cx), addresses_of(cx, side)) else {
         return;
     };
-    let (paused, lost) = cx.world.route.let_go(&pause.id, &addresses, &names).await;
+    let (paused, lost) = cx.world.route.let_go(&pause_id(cx), &addresses, &names).await;
     if paused > 0 {
         cx.warn(format!(
             "the write budget is over and the {side} does not let clients in: they are refused from now on, instead of \

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     confirm_gates::ConfirmGates,
-    hot::{cold, databases, pause},
+    hot::{cold, databases, pause, pause_id},
     let_go::or_let_go,
 };
 use crate::{
@@ -58,7 +58,7 @@ impl Step<World> for MoveClients {
                         .because(error.reason().unwrap_or_else(|| error.to_string()))
                 })
             };
-            try_join(server, cx.world.route.still_held(&hot.entries, &pause(cx, self.from)?)).await?;
+            try_join(server, cx.world.route.still_held(&hot.entries, &pause_id(cx))).await?;
         }
         Ok(Observed::Absent)
     }
@@ -70,15 +70,15 @@ impl Step<World> for MoveClients {
         let (_, names) = databases(cx)?;
         let prepared = {
             let hot = world.hot.lock().await;
-            hot.as_ref().map(|hot| (hot.entries.clone(), hot.paused_at))
+            hot.as_ref().map(|hot| (hot.entries.clone(), hot.ways.clone(), hot.paused_at))
         };
-        let pause = pause(cx, self.from)?;
-        let (entries, paused_at) = match prepared {
-            Some(prepared) => prepared,
+        let (entries, pause, paused_at) = match prepared {
+            Some((entries, ways, paused_at)) => (entries, pause(cx, ways.in_pause(world, self.from)), paused_at),
             None => {
+                let pause = pause(cx, readers::Ways::of(cx, self.from)?.in_pause(world, self.from));
                 let both: Vec<_> = pause.ways.iter().flat_map(|way| [way.old.clone(), way.new.clone()]).collect();
                 // after a restart: entries may lead to either side already; who does not answer is gathered later
-                (world.route.reachable_leading_to(&both, &names).await.0, None)
+                (world.route.reachable_leading_to(&both, &names).await.0, pause, None)
             }
         };
         // an earlier plan's says nothing of the source

@@ -3,7 +3,7 @@
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 use tokio::time::Instant;
 
-use super::hot::{cold, databases, pause};
+use super::hot::{cold, databases, pause, pause_id};
 use crate::{
     pg::Side,
     readers::addresses_of,
@@ -45,14 +45,14 @@ impl Step<World> for PausePools {
         let hot = hot.as_mut().ok_or_else(cold)?;
         hot.check()?;
         hot.paused_at.get_or_insert_with(Instant::now);
-        cx.world.route.begin_pause(&hot.entries, &pause(cx, self.from)?).await?;
+        cx.world.route.begin_pause(&hot.entries, &pause(cx, hot.ways.in_pause(cx.world, self.from))).await?;
         fault_point!("switchover.pause_pools.after_pause");
         Ok(hot.entries.iter().map(|entries| entries.entries.len()).sum())
     }
 
     async fn undo(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let names = databases(cx)?.1;
-        let (_, lost) = cx.world.route.let_go(&pause(cx, self.from)?.id, &addresses_of(cx, self.from)?, &names).await;
+        let (_, lost) = cx.world.route.let_go(&pause_id(cx), &addresses_of(cx, self.from)?, &names).await;
         for lost in lost {
             // one that is down pauses nobody when it is back; another one's pause ends with its lease
             cx.warn(format!("{lost}: its guard ends the pause when the lease is over"));
