@@ -16,6 +16,7 @@ use crate::{
         catch_up::{Rates, round_trip},
         health,
     },
+    route::Clients,
     switchover::{
         check_gates::{Decision, decide},
         hot::{GRACE, databases},
@@ -43,7 +44,7 @@ pub struct Rehearsal {
     /// Each pause, from PAUSE sent to RESUME answered, in milliseconds; none where nothing can be paused.
     pub pauses_ms: Vec<f64>,
     /// How long transactions would have taken to end before they are cut off, at each look, in milliseconds; only where
-    /// nothing can be paused. One that has been open for some time is expected to be so for as long again.
+    /// connections are. One that has been open for some time is expected to be so for as long again.
     #[serde(default)]
     pub wind_down_ms: Vec<f64>,
     /// What a switchover does in the pause besides: the last row's way to the other side, and the sequences.
@@ -74,7 +75,7 @@ pub struct Prediction {
     pub p50_ms: f64,
     /// All but one in a hundred.
     pub p99_ms: f64,
-    /// From how many pairs of measurements.
+    /// From how many combinations of measurements.
     pub n: usize,
 }
 
@@ -90,9 +91,15 @@ const BETWEEN: Duration = Duration::from_secs(1);
 const LOOKS_FOR_EACH: u32 = 5;
 const ARRIVAL: Duration = Duration::from_secs(2);
 
-/// Returns what stalls clients if one of `pauses`, or what is in its place, meets one of `carries`, over all pairs.
-pub fn predict(pauses: &[f64], carries: &[f64]) -> Option<Prediction> {
-    let mut stalls: Vec<f64> = pauses.iter().flat_map(|pause| carries.iter().map(move |carry| pause + carry)).collect();
+/// Returns what stalls clients if one of each meets one of each other, over all that can meet; what was not measured does
+/// not stall.
+pub fn predict(measured: &[&[f64]]) -> Option<Prediction> {
+    let meets = |stalls: Vec<f64>, one: &&[f64]| -> Vec<f64> {
+        stalls.iter().flat_map(|stall| one.iter().map(move |more| stall + more)).collect()
+    };
+    let mut measured = measured.iter().filter(|measured| !measured.is_empty());
+    let first = measured.next()?.to_vec();
+    let mut stalls = measured.fold(first, meets);
     stalls.sort_by(f64::total_cmp);
     let at = |percent: usize| stalls.get((stalls.len() * percent).div_ceil(100).saturating_sub(1)).copied();
     Some(Prediction { p50_ms: at(50)?, p99_ms: at(99)?, n: stalls.len() })
@@ -169,6 +176,7 @@ async fn refuse_impatience(cx: &Cx<'_>, from: Side, budget: Duration) -> Result<
 pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepError> {
     let Rehearse { from, pauses, budget } = what;
     let can_pause = cx.world.route.capabilities.pauses();
+    let cuts = cx.world.route.capabilities.clients != Clients::Wait;
     refuse_impatience(cx, from, budget).await?;
     if let Decision::Hold { reasons, .. } = decide(cx, from).await? {
         return Err(StepError::blocked("a switchover would be held now", "remove what is named, then try again")
@@ -198,7 +206,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
         let until = Instant::now() + BETWEEN;
         for _ in 0..LOOKS_FOR_EACH {
             let ages = ages(&session, &names, &world.source.application_name).await?;
-            if !can_pause {
+            if cuts {
                 wind_down_ms.push(ages.iter().copied().fold(0.0, f64::max).min(finish_ms));
             }
             open.extend(ages);
@@ -224,7 +232,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
         tokio::time::sleep_until(until).await;
     }
     let outlook = rates.outlook();
-    let predicted = predict(if can_pause { &pauses_ms } else { &wind_down_ms }, &carry_ms)
+    let predicted = predict(&[&pauses_ms, &wind_down_ms, &carry_ms])
         .ok_or_else(|| StepError::blocked("nothing was measured", "rehearse at least one pause"))?;
     Ok(Rehearsal {
         at: Timestamp::now(),
@@ -243,10 +251,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prediction_takes_every_pause_with_every_carry() {
-        let predicted = predict(&[10.0, 20.0], &[1.0, 2.0, 100.0]).unwrap();
+    fn prediction_lets_every_pause_meet_every_carry_and_every_transaction() {
+        let predicted = predict(&[&[10.0, 20.0], &[], &[1.0, 2.0, 100.0]]).unwrap();
         assert_eq!(predicted, Prediction { p50_ms: 21.0, p99_ms: 120.0, n: 6 });
-        assert_eq!(predict(&[], &[1.0]), None);
+        let predicted = predict(&[&[10.0], &[5.0, 300.0], &[1.0]]).unwrap();
+        assert_eq!(predicted, Prediction { p50_ms: 16.0, p99_ms: 311.0, n: 2 });
+        assert_eq!(predict(&[&[], &[], &[]]), None);
     }
 
     #[test]

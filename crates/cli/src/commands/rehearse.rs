@@ -79,15 +79,18 @@ pub fn quote(journal: &Journal, route: Capabilities) -> Option<String> {
 
 fn foretold(rehearsal: &Rehearsal, route: Capabilities) -> String {
     let predicted = rehearsal.predicted;
-    let measured = match rehearsal.pauses_ms.len() {
-        0 => format!("{} at open transactions", text::plural(rehearsal.wind_down_ms.len(), "look")),
-        pauses => text::plural(pauses, "pause"),
-    };
+    let measured: Vec<_> =
+        [(rehearsal.pauses_ms.len(), "pause", ""), (rehearsal.wind_down_ms.len(), "look", " at open transactions")]
+            .into_iter()
+            .filter(|(count, ..)| *count > 0)
+            .map(|(count, what, rest)| text::plural(count, what) + rest)
+            .collect();
     format!(
-        "{} {} (p50), {} (p99; from {measured} and {})",
+        "{} {} (p50), {} (p99; from {} and {})",
         route.foretold(),
         text::millis(predicted.p50_ms),
         text::millis(predicted.p99_ms),
+        measured.join(", "),
         text::plural(rehearsal.carry_ms.len(), "round trip")
     )
 }

@@ -57,8 +57,19 @@ struct Held {
     note: Note,
     /// When its lease ends.
     until: Instant,
-    /// Its clients were let go before they could be led where it was decided.
-    let_go: bool,
+    /// Where its clients are.
+    clients: Clients,
+}
+
+/// Where the clients of a pause are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Clients {
+    /// They wait, and go on where they were.
+    Wait,
+    /// They wait, and go on where it was decided.
+    WaitToBeLed,
+    /// They were let go before they could be led where it was decided.
+    LetGo,
 }
 
 /// A pooler that does not answer at the end of a lease is asked again so soon, and at least so often.
@@ -112,8 +123,28 @@ impl Keeper {
             state.newest.clone_from(&note.turn.id);
             state.epoch += 1;
         }
-        let let_go = state.held.as_ref().is_some_and(|held| held.let_go && held.note.turn.id == note.turn.id);
-        state.held = Some(Held { note, until, let_go });
+        let same = state.held.as_ref().filter(|held| held.note.turn.id == note.turn.id);
+        let clients = same.map_or(Clients::Wait, |held| held.clients);
+        state.held = Some(Held { note, until, clients });
+    }
+
+    fn clients(&self, are: Clients) {
+        if let Some(held) = &mut self.state().held {
+            held.clients = are;
+        }
+    }
+
+    /// Shows entries whose clients wait to be led where they will lead when these go on.
+    fn led(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        let state = self.state();
+        let held = state.held.iter().filter(|held| held.clients == Clients::WaitToBeLed);
+        for step in held.flat_map(|held| &held.note.turn.moves) {
+            for entry in entries.iter_mut().filter(|entry| step.has(&entry.name)) {
+                entry.host.clone_from(&step.new.host);
+                entry.port = step.new.port;
+            }
+        }
+        entries
     }
 
     /// Returns how many turns there were so far.
@@ -135,7 +166,7 @@ impl Keeper {
     pub async fn answer(self: &Arc<Self>, Request { verb, until_ms, epoch, .. }: Request) -> Answer {
         let done = match verb {
             Verb::Entries => match self.pooler.entries().await {
-                Ok(entries) => return Answer::Entries(entries),
+                Ok(entries) => return Answer::Entries(self.led(entries)),
                 Err(error) => Err(error),
             },
             Verb::Inspect { source } => return Answer::Inspected(self.pooler.inspect(&source).await),
@@ -249,12 +280,13 @@ impl Keeper {
                 "`pgleap status` says who serves",
             ));
         }
-        let held = self.state().held.as_ref().map(|held| (held.until, held.note.until, held.let_go));
+        let held = self.state().held.as_ref().map(|held| (held.until, held.note.until, held.clients));
         let now = Instant::now();
+        let wait = held.is_some_and(|(.., clients)| clients != Clients::LetGo);
         let (until, wall, deadline) = match held {
             // clients wait, and not for longer than its lease
-            Some((until, wall, false)) => (until, wall, until.max(now + REPOINT_AT_ONCE)),
-            Some((until, wall, true)) => (until, wall, now + REPOINT_BUDGET),
+            Some((until, wall, Clients::LetGo)) => (until, wall, now + REPOINT_BUDGET),
+            Some((until, wall, _)) => (until, wall, until.max(now + REPOINT_AT_ONCE)),
             None => {
                 (self.tell)(&format!("{}: `{}` is decided after its lease was over", self.name(), turn.id));
                 // should this attempt fail, and its sender die, the guard goes on trying
@@ -267,13 +299,17 @@ impl Keeper {
         let note = Note { turn, until: wall, decided: true };
         self.notebook.write(&note)?;
         self.note(note, until);
-        self.pooler.repoint(&moves, deadline).await
+        self.pooler.repoint(&moves, wait, deadline).await?;
+        self.clients(if wait { Clients::WaitToBeLed } else { Clients::LetGo });
+        Ok(())
     }
 
     async fn resume(&self, turn: &str, entries: &[Entry]) -> Result<(), StepError> {
         let _command = self.command.lock().await;
         self.refuse_another(turn)?;
-        self.pooler.resume(entries).await?;
+        let decided =
+            self.state().held.as_ref().filter(|held| held.note.decided).map(|held| held.note.turn.moves.clone());
+        self.pooler.resume(entries, &decided.unwrap_or_default()).await?;
         // who was not named waits on, and somebody must go on looking after it
         let named = |entry: &Entry| entries.iter().any(|resumed| resumed.name == entry.name);
         if self.state().held.as_ref().is_some_and(|held| !held.note.turn.entries().iter().all(named)) {
@@ -313,24 +349,27 @@ impl Keeper {
     /// led yet they meet the fence, as at a pooler that comes back with its old file.
     async fn end(&self, until: Instant) -> Result<(), StepError> {
         let _command = self.command.lock().await;
-        let held = self.state().held.as_ref().filter(|held| held.until == until).map(|h| (h.note.clone(), h.let_go));
-        let Some((note, let_go)) = held else { return Ok(()) };
+        let held = self.state().held.as_ref().filter(|held| held.until == until).map(|h| (h.note.clone(), h.clients));
+        let Some((note, clients)) = held else { return Ok(()) };
         let Turn { id, moves } = &note.turn;
         let entries = note.turn.entries();
-        if note.decided
-            && let Err(error) = self.pooler.repoint(moves, Instant::now() + REPOINT_AT_ONCE).await
-        {
-            if !let_go {
-                self.pooler.resume(&entries).await?;
+        let moves = if note.decided { moves.as_slice() } else { &[] };
+        let led = async {
+            if note.decided {
+                let wait = clients != Clients::LetGo;
+                self.pooler.repoint(moves, wait, Instant::now() + REPOINT_AT_ONCE).await?;
+            }
+            self.pooler.resume(&entries, moves).await
+        };
+        if let Err(error) = led.await {
+            if note.decided && clients != Clients::LetGo {
+                self.pooler.resume(&entries, &[]).await?;
                 let told = "clients go on at the old address, where they are refused";
                 (self.tell)(&format!("{}: the lease of `{id}` is over, and it cannot be led: {told}", self.name()));
-                if let Some(held) = &mut self.state().held {
-                    held.let_go = true;
-                }
+                self.clients(Clients::LetGo);
             }
             return Err(error);
         }
-        self.pooler.resume(&entries).await?;
         let place = if note.decided { "new" } else { "old" };
         (self.tell)(&format!("{}: the lease of `{id}` is over: clients go on at the {place} address", self.name()));
         let mut state = self.state();

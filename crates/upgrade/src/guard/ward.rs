@@ -183,13 +183,13 @@ impl Kept {
         }
     }
 
-    /// Leads every entry to its new address, and returns when that is seen.
+    /// Leads every entry to its new address, and returns when it is there; where clients `wait`, it may be there when they go on.
     ///
     /// # Errors
     /// [`StepError`]; running this again finishes it.
-    pub async fn repoint(&self, moves: &[Move], deadline: Instant) -> Result<(), StepError> {
+    pub async fn repoint(&self, moves: &[Move], wait: bool, deadline: Instant) -> Result<(), StepError> {
         match self {
-            Self::PgBouncer(pooler) => pooler.repoint(moves, deadline).await,
+            Self::PgBouncer(pooler) => pooler.repoint(moves, wait, deadline).await,
             Self::Program(program) => match moves.iter().find(|step| !step.entries.is_empty()) {
                 Some(step) => program.repoint(&step.new, deadline).await,
                 None => Ok(()),
@@ -197,13 +197,13 @@ impl Kept {
         }
     }
 
-    /// Lets clients go on, and returns when that is seen.
+    /// Lets clients go on, those of `led` at the new address, and returns when that is seen.
     ///
     /// # Errors
-    /// Transient, naming what stays paused.
-    pub async fn resume(&self, entries: &[Entry]) -> Result<(), StepError> {
+    /// Transient, naming what stays paused, or where it was.
+    pub async fn resume(&self, entries: &[Entry], led: &[Move]) -> Result<(), StepError> {
         match self {
-            Self::PgBouncer(pooler) => pooler.resume(entries).await,
+            Self::PgBouncer(pooler) => pooler.resume(entries, led).await,
             Self::Program(program) => program.resume().await,
         }
     }

@@ -2,14 +2,19 @@
 //!
 //! What is known not to be true of it: that PAUSE has worked when it returns (after any WAIT_CLOSE in that process it
 //! returns at once), that PAUSE leaves a pool as it was (a server connection that logs in just then is closed, counts as a
-//! login that failed, and clients are refused for `server_login_retry`), that RELOAD has worked when it returns (1.24 answers success on a broken file), that a PAUSE ends with the
-//! connection that asked for it (it stays). So every command here is followed by a look, and WAIT_CLOSE is never used.
+//! login that failed, and clients are refused for `server_login_retry`), that clients who log in wait for RESUME (between a
+//! RELOAD that leads a paused entry elsewhere and RESUME, whoever logs in makes it begin such a server connection), that
+//! RELOAD has worked when it returns (1.24 answers success on a broken file), that a PAUSE ends with the connection that
+//! asked for it (it stays). So every command here is followed by a look, RELOAD and RESUME are sent in one piece, and
+//! WAIT_CLOSE is never used.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, pin::pin, task::Poll, time::Duration};
 
+use futures::{future::join_all, poll};
 use pgleap_saga::StepError;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio::time::timeout;
+use tokio_postgres::{Client, Connection, NoTls, SimpleQueryMessage, Socket, tls::NoTlsStream};
 
 use super::{ini::Address, trial::is_trial};
 use crate::{config::Pooler, pg::Secret};
@@ -49,6 +54,13 @@ pub enum AdminError {
     },
 }
 
+impl AdminError {
+    /// Whether the connection was gone: nobody answered.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.as_db_error().is_none())
+    }
+}
+
 impl From<AdminError> for StepError {
     fn from(error: AdminError) -> Self {
         let cause = std::error::Error::source(&error).map(|inner| match inner.source() {
@@ -57,7 +69,7 @@ impl From<AdminError> for StepError {
         });
         let step = match &error {
             // a console that closed in the middle is a PgBouncer that ended: it may be back in a moment
-            AdminError::Refused { source, .. } if source.as_db_error().is_some() => {
+            AdminError::Refused { .. } if !error.is_lost() => {
                 StepError::blocked(error.to_string(), "look at its log and at `SHOW DATABASES`, then `pgleap resume`")
             }
             _ => StepError::transient(error.to_string()),
@@ -119,19 +131,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError::Connect`] or [`AdminError::Silent`].
     pub async fn enter(pooler: &Pooler, password: Option<&Secret>) -> Result<Self, AdminError> {
-        let config = Self::login(pooler, password, "pgbouncer");
-        let name = pooler.to_string();
-        let connected = tokio::time::timeout(ANSWER_BUDGET, config.connect(NoTls)).await;
-        let (client, connection) = match connected {
-            Err(_) => {
-                let command = "login".to_owned();
-                return Err(AdminError::Silent { pooler: name, command, ms: ANSWER_BUDGET.as_millis() });
-            }
-            Ok(Err(source)) => return Err(AdminError::Connect { pooler: name, source }),
-            Ok(Ok(pair)) => pair,
-        };
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { client, pooler: name })
+        Burst::enter(pooler, password).await.map(Burst::begin)
     }
 
     /// Returns how its role reaches `database` of the pooler: the console, or an entry.
@@ -155,7 +155,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError::Refused`], or [`AdminError::Silent`] after `budget`; what was asked may still happen then.
     pub async fn command(&self, command: &str, budget: Duration) -> Result<Vec<Shown>, AdminError> {
-        let answer = tokio::time::timeout(budget, self.client.simple_query(command)).await;
+        let answer = timeout(budget, self.client.simple_query(command)).await;
         let messages = match answer {
             Err(_) => {
                 return Err(AdminError::Silent {
@@ -256,6 +256,51 @@ impl Admin {
             values.map(|(_, value)| value.parse::<u64>().unwrap_or(0)).sum()
         };
         Ok(Servers { logging_in: sum(|key| key == "sv_login"), all: sum(|key| key.starts_with("sv_")) })
+    }
+}
+
+/// A console that says nothing until it says everything at once: PgBouncer, which does one thing at a time, takes what comes
+/// in one piece from one connection before it looks at another.
+pub struct Burst {
+    admin: Admin,
+    /// Nothing is sent before it is driven.
+    connection: Connection<Socket, NoTlsStream>,
+}
+
+impl Burst {
+    /// Enters the console.
+    ///
+    /// # Errors
+    /// [`AdminError::Connect`] or [`AdminError::Silent`].
+    pub async fn enter(pooler: &Pooler, password: Option<&Secret>) -> Result<Self, AdminError> {
+        let config = Admin::login(pooler, password, "pgbouncer");
+        let name = pooler.to_string();
+        match timeout(ANSWER_BUDGET, config.connect(NoTls)).await {
+            Err(_) => {
+                let command = "login".to_owned();
+                Err(AdminError::Silent { pooler: name, command, ms: ANSWER_BUDGET.as_millis() })
+            }
+            Ok(Err(source)) => Err(AdminError::Connect { pooler: name, source }),
+            Ok(Ok((client, connection))) => Ok(Self { admin: Admin { client, pooler: name }, connection }),
+        }
+    }
+
+    fn begin(self) -> Admin {
+        let Self { admin, connection } = self;
+        tokio::spawn(async move { drop(connection.await) });
+        admin
+    }
+
+    /// Sends the commands, and returns what each is answered. One that is refused does not keep the others from being done.
+    pub async fn send(self, commands: &[String], budget: Duration) -> Vec<Result<Vec<Shown>, AdminError>> {
+        let Self { admin, connection } = self;
+        let mut answers = pin!(join_all(commands.iter().map(|command| admin.command(command, budget))));
+        // handed over, all of them, before the first is on its way
+        if let Poll::Ready(answers) = poll!(&mut answers) {
+            return answers;
+        }
+        tokio::spawn(async move { drop(connection.await) });
+        answers.await
     }
 }
 

@@ -154,6 +154,11 @@ impl Ini {
         Ok(self.files.len() - 1)
     }
 
+    /// Returns the text of every file, as it would be written.
+    pub fn texts(&self) -> Vec<(PathBuf, String)> {
+        self.files.iter().map(|file| (file.path.clone(), file.lines.concat())).collect()
+    }
+
     /// Returns every file that holds an entry; the main file is always the first.
     pub fn files(&self) -> Vec<Rewritten> {
         let holds = |n: usize| n == 0 || self.entries.iter().any(|entry| entry.file == n);

@@ -3,17 +3,17 @@
 use std::{
     fs::TryLockError,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
 use pgleap_saga::StepError;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
-    admin::{Admin, AdminError, Entry, Shown, quote},
+    admin::{Admin, AdminError, Burst, Entry, Shown, quote},
     ini::{self, Address, Ini, IniError},
     trial,
 };
@@ -39,7 +39,8 @@ pub struct Move {
 }
 
 impl Move {
-    fn has(&self, name: &str) -> bool {
+    /// Whether the entry `name` is one of them.
+    pub fn has(&self, name: &str) -> bool {
         self.entries.iter().any(|entry| entry.name == name)
     }
 }
@@ -52,14 +53,19 @@ pub struct PgBouncer {
     admin: Mutex<Option<Arc<Admin>>>,
     /// Consoles opened in advance, one for each entry: PAUSE holds its connection until it is done.
     spare: Mutex<Vec<Admin>>,
+    /// Opened in advance for [`Self::resume`].
+    burst: Mutex<Option<Burst>>,
     /// One trial of its logins at a time.
     pub(super) trial: Mutex<()>,
+    /// The configuration that the process was seen to read.
+    known: std::sync::Mutex<Option<Ini>>,
 }
 
 impl PgBouncer {
     /// Describes it; nothing is connected yet.
     pub fn new(pooler: Pooler, password: Option<Secret>) -> Self {
-        Self { pooler, password, admin: Mutex::default(), spare: Mutex::default(), trial: Mutex::default() }
+        let (admin, spare, burst, trial) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        Self { pooler, password, admin, spare, burst, trial, known: std::sync::Mutex::default() }
     }
 
     /// Returns a kept console connection.
@@ -90,7 +96,7 @@ impl PgBouncer {
         }
     }
 
-    /// Opens the consoles that [`Self::pause`] will use, so that no login happens in the write pause.
+    /// Opens the consoles that [`Self::pause`] and [`Self::resume`] will use, so that no login happens in the write pause.
     ///
     /// # Errors
     /// [`AdminError`].
@@ -101,6 +107,8 @@ impl PgBouncer {
         while spare.len() < entries {
             spare.push(self.enter().await?);
         }
+        // one that was lost cannot be told from one that says nothing yet
+        *self.burst.lock().await = Some(Burst::enter(&self.pooler, self.password.as_ref()).await?);
         Ok(())
     }
 
@@ -178,30 +186,54 @@ impl PgBouncer {
         Ok(())
     }
 
-    /// Lets every entry go on, whatever state it is in, and returns when none is paused.
+    /// Lets every entry go on, whatever state it is in, once the configuration is read anew if some are `led`, and returns when
+    /// none is paused, and each of those leads where it shall.
     ///
     /// Consoles that PAUSE may still hold are given up: a pause outlives the connection that asked for it.
     ///
     /// # Errors
-    /// A transient [`StepError`] that names the entry that stays paused.
-    pub async fn resume(&self, entries: &[Entry]) -> Result<(), StepError> {
-        let one = async |entry: &Entry| -> Result<(), StepError> {
-            let admin = self.admin().await?;
-            let resume = format!("RESUME {}", quote(&entry.name));
-            // refused when it is not paused, which is what is wanted: the look below decides
-            let answer = admin.command(&resume, COMMAND_BUDGET).await;
-            let paused = is_paused(&admin, entry).await?;
-            match answer {
-                _ if !paused => Ok(()),
-                Err(error) => Err(error.into()),
-                Ok(_) => Err(StepError::transient(format!(
-                    "PgBouncer {} keeps `{}` paused after RESUME",
-                    self.pooler, entry.name
-                ))),
+    /// A transient [`StepError`] that names the entries that stay paused, or that lead elsewhere and are paused again.
+    pub async fn resume(&self, entries: &[Entry], led: &[Move]) -> Result<(), StepError> {
+        let reload = (!led.is_empty()).then(|| "RELOAD".to_owned());
+        let resume = entries.iter().map(|entry| format!("RESUME {}", quote(&entry.name)));
+        let commands: Vec<_> = reload.into_iter().chain(resume).collect();
+        let mut answers = self.at_once(&commands).await?;
+        let now = self.admin().await?.entries().await?;
+        let astray = astray(&now, led);
+        let astray: Vec<_> = entries.iter().filter(|entry| astray.contains(&&entry.name)).cloned().collect();
+        if !astray.is_empty() {
+            // nobody must go on at the old side
+            *self.known() = None;
+            self.pause(&astray, Instant::now() + COMMAND_BUDGET).await?;
+            return Err(self.stays(&astray.iter().map(|entry| &entry.name).collect::<Vec<_>>()));
+        }
+        // refused when it is not paused, which is what is wanted: the look decides
+        let answers = answers.split_off(commands.len() - entries.len());
+        let is_paused = |entry: &Entry| now.iter().any(|shown| shown.name == entry.name && shown.paused);
+        match entries.iter().zip(answers).find(|(entry, _)| is_paused(entry)) {
+            None => Ok(()),
+            Some((_, Err(error))) => Err(error.into()),
+            Some((entry, Ok(_))) => Err(StepError::transient(format!(
+                "PgBouncer {} keeps `{}` paused after RESUME",
+                self.pooler, entry.name
+            ))),
+        }
+    }
+
+    /// Sends commands in one piece.
+    async fn at_once(&self, commands: &[String]) -> Result<Vec<Result<Vec<Shown>, AdminError>>, AdminError> {
+        let kept = self.burst.lock().await.take();
+        if let Some(burst) = kept {
+            let answers = burst.send(commands, COMMAND_BUDGET).await;
+            if !answers.iter().all(|answer| answer.as_ref().is_err_and(AdminError::is_lost)) {
+                return Ok(answers);
             }
-        };
-        // one entry that does not answer must not keep the others' clients waiting
-        join_all(entries.iter().map(one)).await.into_iter().collect()
+        }
+        Ok(Burst::enter(&self.pooler, self.password.as_ref()).await?.send(commands, COMMAND_BUDGET).await)
+    }
+
+    fn stays(&self, entries: &[&String]) -> StepError {
+        StepError::transient(format!("PgBouncer {} still leads {entries:?} elsewhere after RELOAD", self.pooler))
     }
 
     /// Reads the configuration as the process does.
@@ -275,48 +307,59 @@ impl PgBouncer {
         Ok(())
     }
 
-    /// Replaces every file that holds an entry which is to be moved.
-    async fn rewrite(&self, moves: &[Move], deadline: Instant) -> Result<(), StepError> {
+    fn known(&self) -> MutexGuard<'_, Option<Ini>> {
+        // no code that holds it can panic half way
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the process was seen to read this configuration.
+    pub(super) fn reads(&self, ini: Ini) {
+        *self.known() = Some(ini);
+    }
+
+    /// Replaces every file that holds an entry which is to be moved. Returns whether the process was seen to read all else in
+    /// the configuration: then it reads this, too.
+    async fn rewrite(&self, moves: &[Move], deadline: Instant) -> Result<bool, StepError> {
         trial::forget(&self.pooler.ini, deadline).await?;
-        for _ in 0..REWRITES {
-            let mut ini = self.ini().await?;
+        let moved = |mut ini: Ini| {
             for step in moves {
                 ini.repoint(&step.old, &step.new, |name| step.has(name));
             }
+            ini
+        };
+        let known = self.known().clone().map(moved);
+        for _ in 0..REWRITES {
+            let ini = moved(self.ini().await?);
             let mut edited = false;
             for file in ini.files().into_iter().filter(|file| file.new != file.old) {
                 edited |= !exchange(&file.path, &file.old, &file.new, deadline).await?;
             }
             if !edited {
-                return Ok(());
+                return Ok(known.is_some_and(|known| known.texts() == ini.texts()));
             }
         }
         Err(StepError::transient(format!("the configuration of PgBouncer {} is being edited", self.pooler)))
     }
 
-    /// Moves every entry from its old address to the new one: files replaced, RELOAD, and a look at what it made of them.
+    /// Moves every entry from its old address to the new one. Files are replaced; where clients `wait`, the process reads what
+    /// it is known to read when they go on. All else it reads now, with a look at what it made of it.
     ///
     /// # Errors
     /// [`StepError`]; files may already be replaced, and running this again finishes it.
-    pub async fn repoint(&self, moves: &[Move], deadline: Instant) -> Result<(), StepError> {
-        self.rewrite(moves, deadline).await?;
+    pub async fn repoint(&self, moves: &[Move], wait: bool, deadline: Instant) -> Result<(), StepError> {
+        if self.rewrite(moves, deadline).await? && wait {
+            return Ok(());
+        }
         let admin = self.reload().await?;
         // 1.24 answers success on a file that it could not read
         loop {
             let now = admin.entries().await?;
-            let wanted = moves.iter().flat_map(|step| step.entries.iter().map(|entry| (&entry.name, &step.new)));
-            let stays: Vec<_> = wanted
-                .filter(|(name, new)| !now.iter().any(|entry| entry.name == **name && entry.leads_to(new)))
-                .map(|(name, _)| name.clone())
-                .collect();
-            if stays.is_empty() {
+            let astray = astray(&now, moves);
+            if astray.is_empty() {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(StepError::transient(format!(
-                    "PgBouncer {} still leads {stays:?} elsewhere after RELOAD",
-                    self.pooler
-                )));
+                return Err(self.stays(&astray));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -331,6 +374,13 @@ impl PgBouncer {
         admin.command("RELOAD", COMMAND_BUDGET).await?;
         Ok(admin)
     }
+}
+
+/// Returns the entries that do not lead where they shall.
+fn astray<'a>(now: &[Entry], moves: &'a [Move]) -> Vec<&'a String> {
+    let wanted = moves.iter().flat_map(|step| step.entries.iter().map(move |entry| (&entry.name, &step.new)));
+    let leads = |name: &String, new: &Address| now.iter().any(|entry| entry.name == *name && entry.leads_to(new));
+    wanted.filter(|(name, new)| !leads(name, new)).map(|(name, _)| name).collect()
 }
 
 /// Names the clients that hold a server connection of the entry.

@@ -134,7 +134,8 @@ impl PgBouncer {
         };
         self.clear().await?;
         let admin = self.admin().await?;
-        let logins = logins(&admin, &self.ini().await?, moves).await?;
+        let ini = self.ini().await?;
+        let logins = logins(&admin, &ini, moves).await?;
         if logins.is_empty() {
             return Ok(Vec::new());
         }
@@ -150,7 +151,12 @@ impl PgBouncer {
         // what was opened goes with its entries
         let cleared = self.clear().await;
         let unknown = tried?;
-        cleared.map(|()| unknown)
+        cleared?;
+        // its entries came, and went: what else the files say was read twice
+        if self.ini().await.is_ok_and(|now| now.texts() == ini.texts()) {
+            self.reads(ini);
+        }
+        Ok(unknown)
     }
 
     /// Takes back what a trial left in the file, and in PgBouncer; nothing, if one is under way.

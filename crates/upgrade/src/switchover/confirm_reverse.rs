@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
-use super::hot::databases;
+use super::{gather_poolers::gathering, hot::databases};
 use crate::{
     pg::Side,
     replicate::{catch_up::round_trip, health},
@@ -37,7 +37,8 @@ impl Step<World> for ConfirmReverse {
     async fn run(&self, cx: &Cx<'_>) -> Result<f64, StepError> {
         let databases = databases(cx)?.0;
         let to = self.from.other();
-        if let Some(took) = round_trip(cx.world, to, &databases, ROUND_TRIP).await? {
+        let arrival = round_trip(cx.world, to, &databases, ROUND_TRIP);
+        if let Some(took) = gathering(cx, self.from, arrival).await? {
             return Ok(took.as_secs_f64() * 1000.0);
         }
         let health = health::look(cx.world, to, &databases).await?;

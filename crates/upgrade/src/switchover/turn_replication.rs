@@ -4,6 +4,7 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName, fault_point};
 
 use super::{
     carry_over::{CarriedOver, CarryOver},
+    gather_poolers::gathering,
     hot::databases,
 };
 use crate::{
@@ -35,6 +36,16 @@ impl Step<World> for TurnReplication {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<(), StepError> {
+        gathering(cx, self.from, self.turn(cx)).await
+    }
+
+    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+impl TurnReplication {
+    async fn turn(&self, cx: &Cx<'_>) -> Result<(), StepError> {
         let to = self.from.other();
         let databases = databases(cx)?.0;
         for database in &databases {
@@ -52,10 +63,6 @@ impl Step<World> for TurnReplication {
                 session.batch(&format!("ALTER SUBSCRIPTION {} ENABLE", ident::quote(&name))).await?;
             }
         }
-        Ok(())
-    }
-
-    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
         Ok(())
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,7 +27,8 @@ use pgleap_upgrade::{
         pooler::Move,
     },
 };
-use tokio::{io::BufStream, net::UnixStream};
+use tokio::{io::BufStream, net::UnixStream, time::timeout};
+use tokio_postgres::NoTls;
 
 use crate::{
     bed::{LONG, ask, client, connect, until},
@@ -558,7 +562,8 @@ async fn trial_that_ends_anywhere_leaves_no_entry_once_it_is_rehearsed_again_and
             assert!(tried.is_none(), "{:?} {tried:?}", script.arrivals());
             let left = scene.shown().await;
             assert_eq!(left.iter().any(|name| name.starts_with("pgleap_trial_")), lives, "{left:?}");
-            assert_eq!(scene.entry().await.name, "shop");
+            let Answer::Entries(entries) = scene.ask(Verb::Entries).await.unwrap() else { panic!("no entries") };
+            assert_eq!(entries.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["shop"]);
             scene.ask(Verb::Rehearse { moves: moves.clone() }).await.unwrap();
             assert_eq!((scene.shown().await, scene.file()), (vec!["pgbouncer".into(), "shop".into()], text.clone()));
         }
@@ -575,5 +580,59 @@ async fn trial_that_ends_anywhere_leaves_no_entry_once_it_is_rehearsed_again_and
         tokio::join!(tried, meddle);
         assert_eq!(scene.shown().await, ["pgbouncer", "shop"]);
         scene.end();
+    }
+}
+
+/// Comes, asks, and goes, again and again, until told to end; returns how often, and what it was refused with.
+async fn come_and_go(port: u16, end: Arc<AtomicBool>) -> (usize, Vec<String>) {
+    let (mut times, mut refused) = (0, Vec::new());
+    while !end.load(Ordering::Relaxed) {
+        let once = async {
+            let (client, connection) = login(port, "app", APP, "shop").connect(NoTls).await?;
+            tokio::spawn(connection);
+            client.simple_query("SELECT 1").await.map(drop)
+        };
+        match timeout(LONG, once).await {
+            Ok(Ok(())) => times += 1,
+            Ok(Err(error)) => refused.push(error.as_db_error().map_or(error.to_string(), |said| said.message().into())),
+            Err(_) => refused.push("waits for ever".into()),
+        }
+    }
+    (times, refused)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_log_in_while_they_are_led_wait_and_are_not_refused() {
+    const TURNS: usize = 6;
+    for (n, bin) in poolers().into_iter().enumerate() {
+        let dir = directory(&format!("gcg{n}"));
+        let (old, new) = tokio::join!(Behind::start(&dir, "old", false), Behind::start(&dir, "new", false));
+        let scene = Scene::between(old.address(), new.address(), bin, &format!("gcgp{n}"), |spec| {
+            spec.users.push(("app".into(), APP.into()));
+            // one login that fails is never forgotten
+            spec.extra.push(("server_login_retry".into(), "600".into()));
+        })
+        .await;
+        let end = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> =
+            (0..6).map(|_| tokio::spawn(come_and_go(scene.pooler.0.spec.port, end.clone()))).collect();
+        let mut ways = [&scene.old, &scene.new];
+        for turn in 0..TURNS {
+            let entries = vec![scene.entry().await];
+            let step = Move { entries, old: ways[0].clone(), new: ways[1].clone() };
+            scene.ask(Verb::TryLogins { moves: vec![step.clone()] }).await.unwrap();
+            let turn = Turn { id: format!("7f3a switchover-{turn}"), moves: vec![step] };
+            scene.ask(Verb::WarmUp { entries: 1 }).await.unwrap();
+            scene.lead(&turn).await;
+            ways.reverse();
+        }
+        end.store(true, Ordering::Relaxed);
+        for client in clients {
+            let (times, refused) = client.await.unwrap();
+            assert!(refused.is_empty() && times > TURNS, "{times} {refused:?}");
+        }
+        scene.end();
+        drop((old, new));
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

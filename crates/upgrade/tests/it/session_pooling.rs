@@ -23,7 +23,7 @@ const LOAD: Load = Load { clients: 4, rate: 60.0, application: 1 };
 async fn session_pools_are_moved_by_cutting_each_connection_once_and_only_when_asked_to() {
     let mut spec = small(15, 18, "sessions");
     spec.pooler_settings = vec![("pool_mode".into(), "session".into()), ("default_pool_size".into(), "40".into())];
-    spec.write_pause = "1s".into();
+    spec.write_pause = "2s".into();
     let lab = Lab::start(spec).await.unwrap();
     let text = lab.config_text();
     let rig = Rig::over(lab, &text, LOAD).await;
@@ -42,7 +42,11 @@ async fn session_pools_are_moved_by_cutting_each_connection_once_and_only_when_a
     let willing = World::describe(willing, "7f3a".into(), Launch::Task).await.unwrap();
     let cx = Cx::standalone(&willing, &rig.journal);
     let rehearsal = Rehearse { from: Side::Source, pauses: 2, budget: Duration::from_millis(500) };
-    assert_eq!(rehearse(&cx, rehearsal).await.unwrap().pauses_ms.len(), 2, "no connection needs to be cut for it");
+    let rehearsed = rehearse(&cx, rehearsal).await.unwrap();
+    assert_eq!(rehearsed.pauses_ms.len(), 2, "no connection needs to be cut for it: {rehearsed:?}");
+    let combinations = 2 * rehearsed.wind_down_ms.len() * rehearsed.carry_ms.len();
+    assert!(!rehearsed.wind_down_ms.is_empty(), "how long transactions are let end is told: {rehearsed:?}");
+    assert_eq!(rehearsed.predicted.n, combinations, "{rehearsed:?}");
     let chain = Chain::new(&willing, &rig.journal, EventSink::new(), rig.stop.clone());
     rig.mark("there");
     assert_done(chain.switchover().await);
