@@ -295,7 +295,7 @@ impl Keeper {
                 (until, Timestamp::now(), until)
             }
         };
-        let moves = turn.moves.clone();
+        let moves = if wait { turn.moves.iter().take(1).cloned().collect() } else { turn.moves.clone() };
         let note = Note { turn, until: wall, decided: true };
         self.notebook.write(&note)?;
         self.note(note, until);
@@ -307,11 +307,17 @@ impl Keeper {
     async fn resume(&self, turn: &str, entries: &[Entry]) -> Result<(), StepError> {
         let _command = self.command.lock().await;
         self.refuse_another(turn)?;
+        let named = |entry: &Entry| entries.iter().any(|resumed| resumed.name == entry.name);
         let decided =
             self.state().held.as_ref().filter(|held| held.note.decided).map(|held| held.note.turn.moves.clone());
-        self.pooler.resume(entries, &decided.unwrap_or_default()).await?;
+        let decided = decided.unwrap_or_default();
+        let led: Vec<_> = decided.iter().filter(|step| step.entries.iter().any(named)).cloned().collect();
+        let later: Vec<_> = led.iter().filter(|step| decided.first() != Some(step)).cloned().collect();
+        if !later.is_empty() {
+            self.pooler.repoint(&later, true, Instant::now() + REPOINT_AT_ONCE).await?;
+        }
+        self.pooler.resume(entries, &led).await?;
         // who was not named waits on, and somebody must go on looking after it
-        let named = |entry: &Entry| entries.iter().any(|resumed| resumed.name == entry.name);
         if self.state().held.as_ref().is_some_and(|held| !held.note.turn.entries().iter().all(named)) {
             return Ok(());
         }

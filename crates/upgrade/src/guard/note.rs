@@ -19,7 +19,8 @@ use crate::{
 pub struct Turn {
     /// Upgrade and plan, such as `7f3a switchover-1`.
     pub id: String,
-    /// The entries that are paused, where they led when they were, and where they lead if that is decided.
+    /// The entries that are paused, where they led when they were, and where they lead if that is decided. The first are led at
+    /// the decision, others when their clients go on: between the two nobody could log in to PgBouncer.
     pub moves: Vec<Move>,
 }
 

@@ -584,11 +584,11 @@ async fn trial_that_ends_anywhere_leaves_no_entry_once_it_is_rehearsed_again_and
 }
 
 /// Comes, asks, and goes, again and again, until told to end; returns how often, and what it was refused with.
-async fn come_and_go(port: u16, end: Arc<AtomicBool>) -> (usize, Vec<String>) {
+async fn come_and_go(port: u16, entry: &'static str, end: Arc<AtomicBool>) -> (usize, Vec<String>) {
     let (mut times, mut refused) = (0, Vec::new());
     while !end.load(Ordering::Relaxed) {
         let once = async {
-            let (client, connection) = login(port, "app", APP, "shop").connect(NoTls).await?;
+            let (client, connection) = login(port, "app", APP, entry).connect(NoTls).await?;
             tokio::spawn(connection);
             client.simple_query("SELECT 1").await.map(drop)
         };
@@ -609,21 +609,38 @@ async fn clients_that_log_in_while_they_are_led_wait_and_are_not_refused() {
         let (old, new) = tokio::join!(Behind::start(&dir, "old", false), Behind::start(&dir, "new", false));
         let scene = Scene::between(old.address(), new.address(), bin, &format!("gcgp{n}"), |spec| {
             spec.users.push(("app".into(), APP.into()));
+            spec.databases.push(("reads".into(), old.address().host, old.port, "shop".into()));
             // one login that fails is never forgotten
             spec.extra.push(("server_login_retry".into(), "600".into()));
         })
         .await;
         let end = Arc::new(AtomicBool::new(false));
-        let clients: Vec<_> =
-            (0..6).map(|_| tokio::spawn(come_and_go(scene.pooler.0.spec.port, end.clone()))).collect();
+        let come =
+            |n: usize| tokio::spawn(come_and_go(scene.pooler.0.spec.port, ["shop", "reads"][n % 2], end.clone()));
+        let clients: Vec<_> = (0..6).map(come).collect();
+        let admin = Admin::enter(&described(&scene.pooler), Some(&Secret::new("secret"))).await.unwrap();
         let mut ways = [&scene.old, &scene.new];
         for turn in 0..TURNS {
-            let entries = vec![scene.entry().await];
-            let step = Move { entries, old: ways[0].clone(), new: ways[1].clone() };
-            scene.ask(Verb::TryLogins { moves: vec![step.clone()] }).await.unwrap();
-            let turn = Turn { id: format!("7f3a switchover-{turn}"), moves: vec![step] };
-            scene.ask(Verb::WarmUp { entries: 1 }).await.unwrap();
-            scene.lead(&turn).await;
+            let both = admin.entries().await.unwrap();
+            let step =
+                |entry: &Entry| Move { entries: vec![entry.clone()], old: ways[0].clone(), new: ways[1].clone() };
+            let moves: Vec<_> =
+                ["shop", "reads"].map(|name| step(both.iter().find(|e| e.name == name).unwrap())).into();
+            scene.ask(Verb::TryLogins { moves: moves.clone() }).await.unwrap();
+            let turn = Turn { id: format!("7f3a switchover-{turn}"), moves };
+            scene.ask(Verb::WarmUp { entries: 2 }).await.unwrap();
+            scene.hold(&turn, AMPLE).await;
+            scene.ask(Verb::Decide { turn: turn.clone() }).await.unwrap();
+            let resume = |entries| Verb::Resume { turn: turn.id.clone(), entries };
+            scene.ask(resume(turn.moves[0].entries.clone())).await.unwrap();
+            // those who go on later have all that time to log in
+            let logged_in = async || {
+                let pools = admin.show("POOLS").await.unwrap();
+                pools.iter().any(|pool| pool["database"] == "reads" && pool["cl_waiting"] == "3").then_some(())
+            };
+            until("clients to wait for the second entry", logged_in).await;
+            scene.ask(resume(turn.entries())).await.unwrap();
+            assert!(admin.entries().await.unwrap().iter().all(|entry| entry.leads_to(ways[1]) && !entry.paused));
             ways.reverse();
         }
         end.store(true, Ordering::Relaxed);
