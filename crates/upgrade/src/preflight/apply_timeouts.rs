@@ -1,5 +1,7 @@
 //! Timeouts that would end the workers that apply changes.
 
+use std::collections::BTreeSet;
+
 use super::{
     Answer, Finding,
     about::{About, Applied, Topic, blocker},
@@ -12,16 +14,18 @@ use crate::{pg::ident, world::World};
 const IN_FILES: &str = "
     SELECT name, setting FROM pg_catalog.pg_file_settings WHERE applied AND name = ANY($1::text[]) ORDER BY 1";
 
-/// Seen to end an apply worker on 18; `statement_timeout` and those of idle sessions do not.
+/// Seen on 18: either ends an apply worker, and the second the sender of a large transaction too; `statement_timeout` and those of
+/// idle sessions end neither.
 const ENDING: [&str; 2] = ["lock_timeout", "transaction_timeout"];
 
 pub(super) const ABOUT: About = About {
     check: "apply_timeouts",
     topic: Topic::Replication,
-    reads: "`lock_timeout` and `transaction_timeout` in files, of pgleap's role and of the databases",
+    reads: "`lock_timeout` and `transaction_timeout` in files and under `target.settings`, of pgleap's role and of the databases",
     why: "They hold for the workers that apply changes too: one that waits for a lock, or applies a large transaction, is ended \
-          and begins again, and a transaction that takes longer than that is never applied. The target gets the source's \
-          settings, and for the way back the source has them itself.",
+          and begins again, and a transaction that takes longer than that is never applied. `transaction_timeout` ends those who \
+          send such a transaction as well, and pgleap's own long looks. The target gets the source's settings, and for the way \
+          back the source has them itself. Limits of statements and of idle sessions do no harm here.",
     findings: &[blocker(
         "timeout.ends_apply",
         Applied::ByHand("what the limits guard against is the operator's to say."),
@@ -31,36 +35,69 @@ pub(super) const ABOUT: About = About {
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let names: Vec<_> = ENDING.iter().map(|name| (*name).to_owned()).collect();
     let rows = source.session.query(IN_FILES, &[&names]).await?;
-    let in_files: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    // a worker has the settings of its database and of the subscription's owner, who is pgleap's role
-    let (user, databases) = (&world.source.endpoint.user, source.names());
-    let concerns = |given: &&Given| {
-        ENDING.contains(&given.name.as_str())
-            && given.role.as_ref().is_none_or(|role| role == user)
-            && given.database.as_ref().is_none_or(|database| databases.contains(database))
-    };
-    let given: Vec<_> = source.given.iter().filter(concerns).cloned().collect();
-    Ok(judge(user, &in_files, &given).into_iter().collect())
+    let of_files = rows.iter().map(|row| Limit::of_all(row.get(0), row.get(1), "postgresql.conf"));
+    let of_target = world.config.target.settings.iter().filter(|(name, _)| names.contains(name));
+    let of_target = of_target.map(|(name, value)| Limit::of_all(name.clone(), value.clone(), "target.settings"));
+    let given = source.given.iter().filter(|given| names.contains(&given.name));
+    let limits: Vec<_> = of_files.chain(of_target).chain(given.map(Limit::given)).collect();
+    Ok(judge(&world.source.endpoint.user, &source.names(), &limits).into_iter().collect())
 }
 
-fn judge(user: &str, in_files: &[(String, String)], given: &[Given]) -> Option<Finding> {
-    let none = |value: &str| value.trim_end_matches(|c: char| c.is_alphabetic() || c == ' ') == "0";
-    // pgleap's role with none of its own overrides what the file says, and what a database or every role has
-    let own = |given: &Given| given.role.as_deref() == Some(user) && given.database.is_none();
-    let overridden = |name: &str| given.iter().any(|given| given.name == name && own(given) && none(&given.value));
+/// A limit, and for whom it is.
+#[derive(Debug)]
+struct Limit {
+    given: Given,
+    place: String,
+    is_given: bool,
+}
+
+impl Limit {
+    fn of_all(name: String, value: String, place: &str) -> Self {
+        let given = Given { name, value, role: None, database: None };
+        Self { given, place: place.to_owned(), is_given: false }
+    }
+
+    fn given(given: &Given) -> Self {
+        Self { given: given.clone(), place: given.place(), is_given: true }
+    }
+
+    /// What counts more is higher: a role in a database, the role, the database, every role, the files.
+    fn rank(&self) -> (bool, bool, bool) {
+        (self.given.role.is_some(), self.given.database.is_some(), self.is_given)
+    }
+
+    fn concerns(&self, user: &str, database: &str) -> bool {
+        self.given.role.as_deref().is_none_or(|role| role == user)
+            && self.given.database.as_deref().is_none_or(|of| of == database)
+    }
+
+    fn is_none(&self) -> bool {
+        self.given.value.trim_end_matches(|c: char| c.is_alphabetic() || c == ' ') == "0"
+    }
+}
+
+/// Workers and senders have the settings of their database and of pgleap's role, which owns the subscriptions.
+fn judge(user: &str, databases: &[String], limits: &[Limit]) -> Option<Finding> {
     let (mut names, mut remedy) = (Vec::new(), Vec::new());
-    for (name, value) in in_files.iter().filter(|(name, value)| !none(value) && !overridden(name)) {
-        names.push(format!("{name} = {value} (postgresql.conf)"));
-        remedy.push(format!("ALTER ROLE {} SET {name} = 0;", ident::quote(user)));
+    for name in ENDING {
+        for database in databases {
+            let concerns = limits.iter().filter(|limit| limit.given.name == name && limit.concerns(user, database));
+            let highest = concerns.clone().map(Limit::rank).max();
+            for limit in concerns.filter(|limit| Some(limit.rank()) == highest && !limit.is_none()) {
+                names.push(format!("{name} = {} ({})", limit.given.value, limit.place));
+                // the role's own value goes before all but one for it in this database
+                remedy.push(match (&limit.given.role, &limit.given.database) {
+                    (Some(_), Some(_)) => format!("ALTER {} SET {name} = 0;", limit.given.owner()),
+                    _ => format!("ALTER ROLE {} SET {name} = 0;", ident::quote(user)),
+                });
+            }
+        }
     }
-    for given in given.iter().filter(|given| !none(&given.value) && !overridden(&given.name)) {
-        names.push(format!("{} = {} ({})", given.name, given.value, given.place()));
-        remedy.push(format!("ALTER {} RESET {};", given.owner(), given.name));
-    }
+    let unique = |all: Vec<String>| -> Vec<String> { all.into_iter().collect::<BTreeSet<_>>().into_iter().collect() };
+    let (names, remedy) = (unique(names), unique(remedy));
     if names.is_empty() {
         return None;
     }
-    remedy.dedup();
     let message = format!("workers that apply changes would be ended by {}", listed(&names));
     Some(
         Finding::blocker("timeout.ends_apply", message)
@@ -74,25 +111,33 @@ fn judge(user: &str, in_files: &[(String, String)], given: &[Given]) -> Option<F
 mod tests {
     use super::*;
 
-    fn given(value: &str, role: Option<&str>, database: Option<&str>) -> Given {
+    fn given(value: &str, role: Option<&str>, database: Option<&str>) -> Limit {
         let (role, database) = (role.map(str::to_owned), database.map(str::to_owned));
-        Given { name: "lock_timeout".into(), value: value.into(), role, database }
+        Limit::given(&Given { name: "lock_timeout".into(), value: value.into(), role, database })
+    }
+
+    fn remedy(limits: &[Limit]) -> Option<String> {
+        judge("admin", &["app".into(), "other".into()], limits).map(|finding| finding.remedy.unwrap())
     }
 
     #[test]
-    fn timeout_of_the_file_is_set_aside_for_pgleaps_role_alone() {
-        let file = |value: &str| [("lock_timeout".to_owned(), value.to_owned())];
-        let finding = judge("admin", &file("5s"), &[]).unwrap();
-        assert_eq!(finding.remedy.unwrap(), "ALTER ROLE \"admin\" SET lock_timeout = 0;");
-        assert_eq!(judge("admin", &file("5s"), &[given("0", Some("admin"), None)]), None);
-        assert_eq!(judge("admin", &file("0ms"), &[]), None);
+    fn limit_is_set_aside_for_pgleaps_role_alone() {
+        let file = |value: &str| Limit::of_all("lock_timeout".into(), value.into(), "postgresql.conf");
+        let set_aside = Some("ALTER ROLE \"admin\" SET lock_timeout = 0;".to_owned());
+        assert_eq!(remedy(&[file("5s")]), set_aside);
+        assert_eq!(remedy(&[given("5s", None, None)]), set_aside);
+        assert_eq!(remedy(&[given("5s", None, Some("app"))]), set_aside);
+        assert_eq!(remedy(&[file("5s"), given("5s", None, Some("app")), given("0", Some("admin"), None)]), None);
+        assert_eq!(remedy(&[file("0ms"), given("5s", Some("clerk"), None), given("5s", None, Some("x"))]), None);
     }
 
     #[test]
-    fn timeout_is_taken_from_whom_it_was_given() {
-        let remedy = |role, database| judge("admin", &[], &[given("5s", role, database)]).unwrap().remedy.unwrap();
-        assert_eq!(remedy(None, None), "ALTER ROLE ALL RESET lock_timeout;");
-        assert_eq!(remedy(None, Some("app")), "ALTER DATABASE \"app\" RESET lock_timeout;");
-        assert_eq!(remedy(Some("admin"), Some("app")), "ALTER ROLE \"admin\" IN DATABASE \"app\" RESET lock_timeout;");
+    fn what_counts_is_what_the_server_would_take() {
+        let of_both = || given("5s", Some("admin"), Some("app"));
+        let in_app = Some("ALTER ROLE \"admin\" IN DATABASE \"app\" SET lock_timeout = 0;".to_owned());
+        assert_eq!(remedy(&[given("0", Some("admin"), None), of_both()]), in_app);
+        let elsewhere = given("0", Some("admin"), Some("app"));
+        let names = judge("admin", &["app".into()], &[given("5s", Some("admin"), None), elsewhere]);
+        assert_eq!(names, None, "the value for both goes before that of the role");
     }
 }

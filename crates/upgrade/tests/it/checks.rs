@@ -85,14 +85,14 @@ const CASES: &[Case] = &[
             "ALTER SYSTEM SET lock_timeout = '10s'",
             "ALTER DATABASE other SET lock_timeout = '1s'",
             "ALTER ROLE ALL SET lock_timeout = '2s'",
+            "ALTER ROLE postgres IN DATABASE app SET lock_timeout = '3s'",
             "SELECT pg_reload_conf()",
         ],
         says: &[
-            "lock_timeout = 10s (postgresql.conf)",
-            "lock_timeout = 1s (database other)",
-            "lock_timeout = 2s (every role)",
-            "ALTER ROLE ALL RESET lock_timeout;",
-            "ALTER DATABASE \"other\" RESET lock_timeout;",
+            // that of the file is nobody's: every other goes before it
+            "ended by `lock_timeout = 1s (database other)`, `lock_timeout = 2s (every role)`, \
+             `lock_timeout = 3s (role postgres in database app)`",
+            "ALTER ROLE \"postgres\" IN DATABASE \"app\" SET lock_timeout = 0;\nALTER ROLE \"postgres\" SET lock_timeout = 0;",
         ],
         ..ANY
     },
