@@ -55,7 +55,9 @@ impl Step<World> for Apply {
             }
             match (fix, present) {
                 (_, Present::Gone) => cx.note(format!("what was to be changed is gone: {}", fix.sql())),
-                (Fix::Setting { name, value, restart }, _) => setting::change(session, name, value, *restart).await?,
+                (Fix::Setting { name, value, restart, .. }, _) => {
+                    setting::change(session, name, value, *restart).await?
+                }
                 (Fix::ReplicaIdentity { .. } | Fix::Trigger { .. }, _) => session.batch(&fix.sql()).await?,
             }
             fault_point!("fix.apply.between");
@@ -107,7 +109,7 @@ async fn holds(session: &Session, fix: &Fix, present: &Present) -> Result<bool, 
         (Fix::Trigger { mode, .. }, Present::Triggers { firing }) => {
             firing.first().is_some_and(|trigger| trigger.is(*mode))
         }
-        (Fix::Setting { name, value, restart }, _) => setting::holds(session, name, value, *restart).await?,
+        (Fix::Setting { name, value, restart, .. }, _) => setting::holds(session, name, value, *restart).await?,
         (_, Present::Gone) => true,
         _ => false,
     })

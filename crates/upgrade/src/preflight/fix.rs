@@ -38,6 +38,9 @@ pub enum Fix {
         value: String,
         /// It takes effect with a restart, which is the operator's.
         restart: bool,
+        /// A physical standby whose own value is lower stops replaying.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        standbys_first: bool,
     },
 }
 
@@ -54,12 +57,21 @@ pub enum TriggerMode {
 impl Fix {
     /// Returns a change of a setting that a reload brings into effect.
     pub fn reload(name: &str, value: impl ToString) -> Self {
-        Self::Setting { name: name.to_owned(), value: value.to_string(), restart: false }
+        Self::Setting { name: name.to_owned(), value: value.to_string(), restart: false, standbys_first: false }
     }
 
     /// Returns a change of a setting that the operator's restart brings into effect.
     pub fn restart(name: &str, value: impl ToString) -> Self {
-        Self::Setting { name: name.to_owned(), value: value.to_string(), restart: true }
+        Self::Setting { name: name.to_owned(), value: value.to_string(), restart: true, standbys_first: false }
+    }
+
+    /// Makes it a change that the source's standbys need before the source.
+    #[must_use]
+    pub fn on_standbys_first(self) -> Self {
+        match self {
+            Self::Setting { name, value, restart, .. } => Self::Setting { name, value, restart, standbys_first: true },
+            other => other,
+        }
     }
 
     /// Returns the database in which it is applied; `None` for the whole cluster.
@@ -81,6 +93,11 @@ impl Fix {
     /// Whether a restart of the source must follow, by the operator.
     pub fn needs_restart(&self) -> bool {
         matches!(self, Self::Setting { restart: true, .. })
+    }
+
+    /// Whether the source's standbys need it before the source does.
+    pub fn needs_standbys_first(&self) -> bool {
+        matches!(self, Self::Setting { standbys_first: true, .. })
     }
 
     /// Returns the statement.
@@ -111,6 +128,9 @@ pub(super) fn script(fixes: &[Fix]) -> String {
     let mut by_database: BTreeMap<Option<&str>, Vec<String>> = BTreeMap::new();
     for fix in fixes {
         let tail = match fix {
+            Fix::Setting { standbys_first: true, .. } => {
+                "  -- on each standby first, and restart it; then here, and restart the source"
+            }
             Fix::Setting { restart: true, .. } => "  -- then restart the source",
             Fix::Setting { restart: false, .. } => " SELECT pg_reload_conf();",
             _ => "",

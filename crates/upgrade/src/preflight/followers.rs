@@ -6,7 +6,7 @@ use super::{
     finding::{counted, listed},
     source::Source,
 };
-use crate::world::World;
+use crate::{pg::PgError, world::World};
 
 /// Slots of pgleap are named after the upgrade.
 const SLOTS: &str = "
@@ -66,11 +66,7 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
                 .objects(idle),
         );
     }
-    let standbys = source.session.query(STANDBYS, &[]).await?;
-    let names: Vec<_> = standbys
-        .iter()
-        .map(|row| format!("{} at {} ({})", row.get::<_, &str>(0), row.get::<_, &str>(1), row.get::<_, &str>(2)))
-        .collect();
+    let names = streaming(source).await?;
     if !names.is_empty() {
         let message = format!("{} follow the source: {}", counted(names.len(), "standby"), listed(&names));
         findings.push(
@@ -84,6 +80,26 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     }
     findings.extend(settings(world, source));
     Ok(findings)
+}
+
+async fn streaming(source: &Source) -> Result<Vec<String>, PgError> {
+    let rows = source.session.query(STANDBYS, &[]).await?;
+    let named = |row: &tokio_postgres::Row| {
+        format!("{} at {} ({})", row.get::<_, &str>(0), row.get::<_, &str>(1), row.get::<_, &str>(2))
+    };
+    Ok(rows.iter().map(named).collect())
+}
+
+/// Returns the source's physical standbys: those that stream, and the slots of those that are away.
+///
+/// # Errors
+/// [`PgError`].
+pub(super) async fn standbys(source: &Source) -> Result<Vec<String>, PgError> {
+    let mut names = streaming(source).await?;
+    let slots = source.session.query(SLOTS, &[]).await?;
+    let away = slots.iter().filter(|row| row.get::<_, Option<&str>>(1).is_none() && !row.get::<_, bool>(3));
+    names.extend(away.map(|row| format!("slot {}", row.get::<_, &str>(0))));
+    Ok(names)
 }
 
 /// What is left out of the target's settings, and somebody relies on.

@@ -4,12 +4,18 @@
 use super::{
     Answer, Finding, Fix,
     about::{About, Applied, Topic, blocker},
+    finding::listed,
+    followers,
     source::Source,
 };
 use crate::pg::{PgError, Session};
 
 /// From 18 on origins have a limit of their own; before they share that of slots, each kind for itself.
 const ORIGINS_APART_SINCE: u16 = 18;
+
+/// Of the limits here, those that a physical standby must have as high as its primary: 13 shuts it down where it is lower, later ones
+/// pause its recovery.
+const OF_STANDBYS: [&str; 2] = ["max_wal_senders", "max_worker_processes"];
 
 /// Origins are those that exist: which of them are in use only a superuser is told. Workers are those of extensions and of
 /// replication: parallel workers come and go, and the server's own processes do not
@@ -121,7 +127,9 @@ pub(super) const ABOUT: About = About {
     why: "Each database has a slot that carries its changes and, at the switchover, one that shows who still wrote; the base \
           backup has a temporary one, and reads by two WAL senders. After the switchover each database has a subscription here: \
           an origin, an apply worker, and one launcher for them all; too few, and some database's way back would silently stand \
-          still. The limits take effect with a restart, which nobody wants in the middle of an upgrade.",
+          still. The limits take effect with a restart, which nobody wants in the middle of an upgrade. A physical standby must have \
+          as many senders and worker processes as the source, or it stops replaying when the source has more: it is raised there \
+          first.",
     findings: &[
         blocker("replication_slots.too_few", Applied::ByPgleap),
         blocker("replication_origins.too_few", Applied::ByPgleap),
@@ -133,23 +141,30 @@ pub(super) const ABOUT: About = About {
 
 pub(super) async fn check(source: &Source) -> Answer {
     let used = InUse::read(&source.session).await?;
+    let standbys = followers::standbys(source).await?;
     let limits = needed(source.databases.len() as u64, used, source.major());
     let low = |limit: Limit| {
         let now = u64::try_from(source.number(limit.setting).unwrap_or_default()).unwrap_or_default();
-        (now < limit.needed).then(|| too_few(&limit, now))
+        (now < limit.needed).then(|| too_few(&limit, now, &standbys))
     };
     Ok(limits.into_iter().filter_map(low).collect())
 }
 
-fn too_few(limit: &Limit, now: u64) -> Finding {
+fn too_few(limit: &Limit, now: u64, standbys: &[String]) -> Finding {
     let Limit { finding, setting, used, needed, why } = limit;
     let message = format!("`{setting}` is {now} with {used} in use; the upgrade takes it to {needed}");
+    let (mut cause, mut fix) =
+        (format!("{why}; takes effect with a restart of the source"), Fix::restart(setting, needed));
+    if !standbys.is_empty() && OF_STANDBYS.contains(setting) {
+        cause.push_str(&format!(", and a standby with less stops replaying then: first on {}", listed(standbys)));
+        fix = fix.on_standbys_first();
+    }
     Finding::blocker(finding, message)
-        .because(format!("{why}; takes effect with a restart of the source"))
+        .because(cause)
         .number("limit", now)
         .number("used", *used)
         .number("needed", *needed)
-        .fixes([Fix::restart(setting, needed)])
+        .fixes([fix])
 }
 
 #[cfg(test)]
@@ -181,8 +196,8 @@ mod tests {
     #[test]
     fn limit_that_is_too_low_says_who_takes_it_and_how_it_is_raised() {
         let limit = needed(1, InUse::default(), 15)[0];
-        let finding = too_few(&limit, 2);
+        let finding = too_few(&limit, 2, &["near".into()]);
         assert_eq!(finding.message, "`max_replication_slots` is 2 with 0 in use; the upgrade takes it to 3");
-        assert!(finding.remedy.unwrap().starts_with("ALTER SYSTEM SET max_replication_slots = 3;"));
+        assert_eq!(finding.remedy.unwrap(), "ALTER SYSTEM SET max_replication_slots = 3;  -- then restart the source");
     }
 }

@@ -380,7 +380,7 @@ fn say_what_waits(finding: &mut Finding, source: Option<&Source>) {
     let word = format!("{} was changed, and waits for a restart of the source", listed(&names));
     finding.cause = Some(finding.cause.take().map_or(word.clone(), |cause| format!("{cause}; {word}")));
     let suffices =
-        |fix: &Fix| matches!(fix, Fix::Setting { name, value, restart: true } if source.will_suffice(name, value));
+        |fix: &Fix| matches!(fix, Fix::Setting { name, value, restart: true, .. } if source.will_suffice(name, value));
     if finding.fixes.iter().all(suffices) {
         finding.fixes.clear();
         finding.remedy = Some("restart the source, when it suits".to_owned());

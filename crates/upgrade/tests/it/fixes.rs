@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use pgleap_local::{Auth, KillOnDrop};
+use pgleap_local::{Auth, KillOnDrop, Server, StopMode, StopOnDrop};
 use pgleap_saga::{EventKind, EventSink, Journal, Outcome, RecordKind, StopSignal};
 use pgleap_upgrade::{
     Chain, Standing, World,
@@ -14,8 +14,8 @@ use pgleap_upgrade::{
 };
 
 use crate::{
-    bed::{assert_unwound, event},
-    preflight::{Bed, GOOD_TABLES, assert_says, ids, poolers},
+    bed::{LONG, assert_unwound, event, until},
+    preflight::{Bed, GOOD_TABLES, assert_says, assert_silent, finding, ids, poolers},
 };
 
 /// One of each kind that pgleap can remedy, with states that are not the defaults.
@@ -359,5 +359,67 @@ async fn trigger_of_a_partition_made_since_is_put_back_with_its_parents() {
         let fires = |table: &str, how: &str| state.contains(&format!("trigger {table} of_parts {how}"));
         assert!(fires("parts", "A") && fires("parts_2", "D") && fires("parts_1", "R"), "{state:#?}");
         assert!(fires("parts_3", "A") && fires("parts_3_1", "A"), "{state:#?}");
+    }
+}
+
+/// A physical standby of a bed's source, made as an operator makes one.
+async fn standby_of(bed: &Bed) -> Bed {
+    let dir = bed.dir.path().join("old");
+    let server = Server { data_dir: dir.join("standby"), log: dir.join("standby.log"), ..bed.server.clone() };
+    let mut backup = server.account.command(server.installation.tool("pg_basebackup"));
+    backup.args(["--checkpoint=fast", "--write-recovery-conf", "--pgdata"]).arg(&server.data_dir).arg("--dbname");
+    backup.arg(format!("host=127.0.0.1 port={} user=postgres", bed.port));
+    pgleap_local::run(backup, LONG).await.unwrap();
+    let port = pgleap_local::free_port().unwrap();
+    server.start(&of_standby(bed, port), LONG).await.unwrap();
+    Bed { server: StopOnDrop(server), port, dir: tempfile::tempdir().unwrap() }
+}
+
+fn of_standby(bed: &Bed, port: u16) -> Vec<(String, String)> {
+    bed.settings_with(&[("port".to_owned(), port.to_string())])
+}
+
+#[tokio::test]
+async fn limits_that_a_standby_must_have_too_are_raised_there_first() {
+    for major in [13, 18] {
+        let Some(bed) = Bed::start(major, Auth::Trust).await else { continue };
+        let low = [
+            "ALTER SYSTEM SET max_wal_senders = 2",
+            "ALTER SYSTEM SET max_logical_replication_workers = 0",
+            "CREATE TABLE t (a int PRIMARY KEY)",
+        ];
+        bed.run("postgres", &low).await;
+        let logical = [("wal_level", "logical")];
+        bed.restart(&logical).await;
+        // no pooler runs: that is another finding
+        let wishes = bed.wishes(&bed.pooler("pgbouncer".into(), "pool"));
+        let fix_of = |report: &Report, id: &str| finding(report, id).fixes[0].clone();
+        let alone = wishes.check().await;
+        assert!(!fix_of(&alone, "wal_senders.too_few").needs_standbys_first(), "{alone:#?}");
+
+        let standby = standby_of(&bed).await;
+        let report = wishes.check().await;
+        let says = ["a standby with less stops replaying then: first on `walreceiver at ", "-- on each standby first"];
+        assert_says(&report, "wal_senders.too_few", Severity::Blocker, &says);
+        assert!(!fix_of(&report, "logical_workers.too_few").needs_standbys_first(), "its own affair: {report:#?}");
+        let fix = fix_of(&report, "wal_senders.too_few").sql();
+        standby.run("postgres", &[&fix]).await;
+        standby.server.stop(StopMode::Fast, LONG).await.unwrap();
+        // away, it has a slot, or is not known
+        bed.run("postgres", &["SELECT pg_create_physical_replication_slot('of_standby')"]).await;
+        let away = ["first on `slot of_standby`"];
+        assert_says(&wishes.check().await, "wal_senders.too_few", Severity::Blocker, &away);
+        standby.server.start(&of_standby(&bed, standby.port), LONG).await.unwrap();
+
+        bed.run("postgres", &[&fix]).await;
+        bed.restart(&logical).await;
+        bed.run("postgres", &["INSERT INTO t VALUES (1)"]).await;
+        let replayed = "SELECT count(*) = 1 FROM t";
+        until("the standby to replay", async || {
+            let row = standby.client("postgres").await.query_one(replayed, &[]).await.unwrap();
+            row.get::<_, bool>(0).then_some(())
+        })
+        .await;
+        assert_silent(&wishes.check().await, "wal_senders.too_few");
     }
 }

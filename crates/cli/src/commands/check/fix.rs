@@ -54,6 +54,16 @@ pub(super) async fn apply(ids: &[String], site: &Site, out: Out) -> Result<Exit,
             out.paint().bold("restart"),
             restart.join(", ")
         ));
+        let first: Vec<_> =
+            remedies.iter().flat_map(|remedy| &remedy.fixes).filter(|fix| fix.needs_standbys_first()).collect();
+        if !first.is_empty() {
+            let statements: Vec<_> = first.iter().map(|fix| format!("\n    {}", fix.sql())).collect();
+            out.say(&format!(
+                "  {} on each standby, and restart it: it stops replaying when the source restarts with more than it has{}",
+                out.paint().bold("before that"),
+                statements.concat()
+            ));
+        }
     }
     Ok(ended)
 }
@@ -144,7 +154,11 @@ fn announcement(remedies: &[Remedy]) -> String {
         lines.push(format!("  {}", remedy.finding));
         for fix in remedy.fixes.iter().take(SHOWN) {
             let place = fix.database().map(|database| format!("  -- in {database}")).unwrap_or_default();
-            let restart = if fix.needs_restart() { "  -- with your next restart" } else { "" };
+            let restart = match (fix.needs_standbys_first(), fix.needs_restart()) {
+                (true, _) => "  -- with your next restart; on each standby first, with its restart",
+                (false, true) => "  -- with your next restart",
+                (false, false) => "",
+            };
             lines.push(format!("    {}{place}{restart}", fix.sql()));
         }
         if remedy.fixes.len() > SHOWN {
@@ -195,13 +209,16 @@ mod tests {
         let mut remedies = vec![Remedy { finding: "wal_level.not_logical".into(), fixes }];
         let fixes = (0..10).map(|n| identity(&format!("public.t{n}"))).collect();
         remedies.push(Remedy { finding: "replica_identity.missing".into(), fixes });
+        let fixes = vec![Fix::restart("max_wal_senders", 9).on_standbys_first()];
+        remedies.push(Remedy { finding: "wal_senders.too_few".into(), fixes });
         let said = announcement(&remedies);
-        assert!(said.starts_with("This makes 11 changes in the source"), "{said}");
+        assert!(said.contains("max_wal_senders = 9;  -- with your next restart; on each standby first"), "{said}");
+        assert!(said.starts_with("This makes 12 changes in the source"), "{said}");
         assert!(said.contains("ALTER SYSTEM SET wal_level = 'logical';  -- with your next restart"), "{said}");
         assert!(
             said.contains("public.t0 REPLICA IDENTITY FULL;  -- in app") && said.contains("… and 2 more"),
             "{said}"
         );
-        assert_eq!(restarts(&remedies), ["`wal_level`"]);
+        assert_eq!(restarts(&remedies), ["`wal_level`", "`max_wal_senders`"]);
     }
 }
