@@ -30,28 +30,29 @@ const IN_FULL: usize = 10;
 
 pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<Exit, CommandError> {
     let wishes = wishes(args)?;
-    let real = site.world(site::new_id()).await?;
-    let config = twin::config(&site.config, &real.source).await.map_err(|error| {
-        CommandError::of(Exit::Usage, &error).state("nothing was begun").hint("`pgleap check` says what is in the way")
-    })?;
+    let of = site;
+    let site = of.of_twin(twin::config(&of.config));
     out.confirm(&format!(
         "This copies the source to `{}`, upgrades the copy, looks at it, and removes it. The source is read, and not changed.",
-        config.provider.work_dir.display()
+        site.config.provider.work_dir.display()
     ))?;
-    let of = site;
-    let site = site.of_twin(config);
     let journal = site.write()?;
     let id = site::known_id(&journal)?.unwrap_or_else(site::new_id);
     site::keep_id(&journal, &id)?;
-    let world = site.world(id).await?;
     let events = EventSink::new();
     let plans = journal.plans()?;
     if let Some(left) = plans.last().filter(|plan| !matches!(plan.outcome, Some(Outcome::Unwound { .. }))) {
         out.say("taking away the twin that an interrupted rehearsal left");
-        // the configuration may say otherwise by now
-        let made = site.of_twin(twin::made_by(&site.config, left)).world(world.id.clone()).await?;
+        // the configuration may say otherwise by now, and the source need not answer
+        let made = site.of_twin(twin::made_by(&site.config, left)).world(id.clone()).await?;
         destroy(&made, &journal, &events, &left.id, &wishes).await?;
     }
+    let real = of.world(site::new_id()).await?;
+    let config = twin::with_libraries(site.config.clone(), &real.source).await.map_err(|error| {
+        CommandError::of(Exit::Usage, &error).state("nothing was begun").hint("`pgleap check` says what is in the way")
+    })?;
+    let site = site.of_twin(config);
+    let world = site.world(id).await?;
     let host = preflight::check_host(&world).await;
     if !host.is_clear() {
         return Err(check::in_the_way(&host, &world, out));
@@ -212,17 +213,6 @@ fn render(report: &Report, paint: Paint) -> String {
             ),
         },
     );
-    if report.hidden.statements > 0 {
-        say(
-            "hidden",
-            format!(
-                "{} of other roles, with {:.0} % of the time, are not shown to this role: \
-                 `GRANT pg_read_all_stats` lets it explain them too",
-                text::plural(usize::try_from(report.hidden.statements).unwrap_or(usize::MAX), "statement"),
-                report.hidden.share * 100.0
-            ),
-        );
-    }
     if !report.unused.is_empty() {
         say("unused", format!("used before, by none of these now: {}", report.unused.join(", ")));
     }

@@ -1,6 +1,5 @@
 //! Which statements the source runs, and the settings that its plans are made with.
 
-use futures::future::try_join;
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::error::SqlState;
@@ -39,18 +38,6 @@ pub struct Collected {
     pub settings: Vec<(String, String)>,
     /// Why there are no statements.
     pub missing: Option<String>,
-    /// What the role may not see of others.
-    #[serde(default)]
-    pub hidden: Hidden,
-}
-
-/// Statements whose texts are not shown: those of other roles, to one that is not in `pg_read_all_stats`.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Hidden {
-    /// How many.
-    pub statements: i64,
-    /// Their part of the time that all statements took, from 0 to 1.
-    pub share: f64,
 }
 
 /// Where the view is, in this database.
@@ -94,7 +81,6 @@ pub fn split(text: &str) -> Vec<String> {
 #[derive(Default)]
 struct Found {
     statements: Vec<Statement>,
-    hidden: Hidden,
     missing: Option<String>,
 }
 
@@ -118,22 +104,6 @@ async fn heaviest(session: &Session, schema: &str, databases: &[String]) -> Resu
     Ok(statements.filter(|statement| is_explained(&statement.text)).collect())
 }
 
-/// Counts what pg_stat_statements, in this schema, has of these databases and does not show; it says so in the place of the text.
-///
-/// # Errors
-/// [`PgError`].
-pub async fn hidden(session: &Session, schema: &str, databases: &[String]) -> Result<Hidden, PgError> {
-    let sql = format!(
-        "SELECT count(*) FILTER (WHERE is_hidden), coalesce(sum(ms) FILTER (WHERE is_hidden) / nullif(sum(ms), 0), 0)
-           FROM (SELECT s.total_exec_time AS ms, s.query = '<insufficient privilege>' AS is_hidden
-                   FROM {}.pg_stat_statements AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.dbid
-                  WHERE d.datname = ANY ($1)) AS seen",
-        ident::quote(schema)
-    );
-    let row = session.query_one(&sql, &[&databases]).await?;
-    Ok(Hidden { statements: row.get(0), share: row.get(1) })
-}
-
 impl CollectStatements {
     async fn statements(&self, cx: &Cx<'_>) -> Result<Found, StepError> {
         if let Some(given) = &self.given {
@@ -146,10 +116,10 @@ impl CollectStatements {
         for name in std::iter::once(&world.config.source.database).chain(&names) {
             let session = world.source.db(name).await?;
             let Some(place) = session.query_opt(PLACE, &[]).await? else { continue };
-            match try_join(heaviest(&session, place.get(0), &names), hidden(&session, place.get(0), &names)).await {
-                Ok((mut statements, hidden)) => {
+            match heaviest(&session, place.get(0), &names).await {
+                Ok(mut statements) => {
                     statements.truncate(self.top as usize);
-                    return Ok(Found { statements, hidden, missing: None });
+                    return Ok(Found { statements, missing: None });
                 }
                 Err(error) if error.sqlstate() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) => break,
                 Err(error) if !error.is_transient() => {
@@ -185,11 +155,11 @@ impl Step<World> for CollectStatements {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<Collected, StepError> {
-        let Found { statements, hidden, missing } = self.statements(cx).await?;
+        let Found { statements, missing } = self.statements(cx).await?;
         let session = cx.world.source.db(&cx.world.config.source.database).await?;
         let settings = session.query(SETTINGS, &[]).await?;
         let settings = settings.iter().map(|row| (row.get(0), row.get(1))).collect();
-        Ok(Collected { statements, settings, missing, hidden })
+        Ok(Collected { statements, settings, missing })
     }
 
     async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {

@@ -12,7 +12,7 @@ mod report;
 mod restore_schema;
 
 pub use check_indexes::{CheckIndexes, Checked};
-pub use collect_statements::{CollectStatements, Collected, Hidden, Statement, hidden, split};
+pub use collect_statements::{CollectStatements, Collected, Statement, split};
 pub use explain::{ExplainAfter, ExplainBefore, Explained};
 pub use query_plan::{Difference, QueryPlan};
 pub use report::{Report, Stage, report};
@@ -55,14 +55,8 @@ fn bare(library: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name).trim_end_matches(".so")
 }
 
-/// Returns the configuration of the twin of an upgrade.
-///
-/// # Errors
-/// If the source cannot be asked what it loads.
-pub async fn config(of: &Config, source: &Cluster) -> Result<Config, PgError> {
-    let session = source.db(&of.source.database).await?;
-    let loaded: String = session.query_one(LIBRARIES, &[]).await?.get(0);
-    let kept: Vec<_> = loaded.split(',').map(str::trim).filter(|library| !ACTING.contains(&bare(library))).collect();
+/// Returns the configuration of the twin of an upgrade, as far as it takes nobody's word: enough to remove one.
+pub fn config(of: &Config) -> Config {
     let mut config = of.clone();
     let beside = |path: &PathBuf, with: &str| {
         let mut path = path.clone().into_os_string();
@@ -83,7 +77,6 @@ pub async fn config(of: &Config, source: &Cluster) -> Result<Config, PgError> {
         ("listen_addresses", ""),
         ("unix_socket_directories", &sockets),
         ("hba_file", &hba),
-        ("shared_preload_libraries", &kept.join(", ")),
         ("max_logical_replication_workers", "0"),
         ("ssl", "off"),
         // it is read by one client, beside a server that needs the memory
@@ -92,9 +85,25 @@ pub async fn config(of: &Config, source: &Cluster) -> Result<Config, PgError> {
         ("autovacuum", "off"),
         ("logging_collector", "off"),
     ] {
-        config.target.settings.retain(|(own, _)| own != name);
-        config.target.settings.push((name.to_owned(), value.to_owned()));
+        set(&mut config, name, value);
     }
+    config
+}
+
+fn set(config: &mut Config, name: &str, value: &str) {
+    config.target.settings.retain(|(own, _)| own != name);
+    config.target.settings.push((name.to_owned(), value.to_owned()));
+}
+
+/// Adds what the source loads, apart from libraries that act by themselves.
+///
+/// # Errors
+/// If the source cannot be asked.
+pub async fn with_libraries(mut config: Config, source: &Cluster) -> Result<Config, PgError> {
+    let session = source.db(&config.source.database).await?;
+    let loaded: String = session.query_one(LIBRARIES, &[]).await?.get(0);
+    let kept: Vec<_> = loaded.split(',').map(str::trim).filter(|library| !ACTING.contains(&bare(library))).collect();
+    set(&mut config, "shared_preload_libraries", &kept.join(", "));
     Ok(config)
 }
 

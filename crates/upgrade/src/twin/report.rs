@@ -7,8 +7,8 @@ use pgleap_saga::{PlanState, StepError, StepStatus};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckIndexes, Checked, CollectStatements, Difference, ExplainAfter, ExplainBefore, Hidden, QueryPlan,
-    RestoreSchema, Statement, explain::Explained,
+    CheckIndexes, Checked, CollectStatements, Difference, ExplainAfter, ExplainBefore, QueryPlan, RestoreSchema,
+    Statement, explain::Explained,
 };
 use crate::{provision::UpdateExtensions, world::Cx};
 
@@ -37,8 +37,6 @@ pub struct Report {
     pub unused: Vec<String>,
     /// Why there are no statements.
     pub missing: Option<String>,
-    /// What pgleap's role may not see of others.
-    pub hidden: Hidden,
 }
 
 /// One step's time.
@@ -138,7 +136,6 @@ pub fn report(cx: &Cx<'_>, plan: &PlanState, factor: f64) -> Result<Report, Step
         unexplained: compared.unexplained,
         unused: compared.unused,
         missing: collected.missing,
-        hidden: collected.hidden,
     })
 }
 

@@ -31,7 +31,6 @@ mod steps;
 mod strays;
 mod survive;
 mod timing;
-mod twin;
 mod unwind;
 mod verify;
 mod versions;
