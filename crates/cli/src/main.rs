@@ -46,7 +46,11 @@ fn main() -> Exit {
     // be the one that lives as long as the process.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(commands::run(cli, out)),
+        Ok(runtime) => runtime.block_on(async {
+            let ended = commands::run(cli, out).await;
+            pgleap_upgrade::pg::session::settle().await;
+            ended
+        }),
         Err(error) => Err(CommandError::of(Exit::Unexpected, &error)),
     };
     ended.unwrap_or_else(|error| {

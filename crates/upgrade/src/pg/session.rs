@@ -1,10 +1,19 @@
 //! One connection to one database, whose errors say what was being done, and where.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
+use futures::future::join_all;
 use pgleap_saga::StepError;
+use tokio::task::JoinHandle;
 use tokio_postgres::{
-    Client, NoTls, Row, Statement,
+    CancelToken, Client, NoTls, Row, Statement,
     error::{DbError, ErrorPosition, SqlState},
     types::{ToSql, Type},
 };
@@ -133,8 +142,15 @@ impl From<PgError> for StepError {
 /// How long a statement may take before the server is taken for silent.
 pub const STATEMENT_BUDGET: Duration = Duration::from_secs(30);
 const CONNECT_BUDGET: Duration = Duration::from_secs(10);
+const CANCEL_BUDGET: Duration = Duration::from_secs(5);
+
+/// What sessions that are gone have asked for.
+static CANCELLING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 
 /// A connection to one database. Statements are prepared once per connection, so a second use is one round trip.
+///
+/// With the session ends, on the server too, what nobody waits for any more: a statement whose caller was dropped goes on until
+/// then, as a cancellation could meet the next one.
 pub struct Session {
     client: Client,
     /// `source database `orders``: how errors call this connection.
@@ -142,12 +158,39 @@ pub struct Session {
     prepared: Mutex<HashMap<String, Statement>>,
     patience: Duration,
     turns: Option<Turns>,
+    /// Statements that were sent, and have neither ended nor been cancelled.
+    running: AtomicU32,
 }
 
 /// Statements of many callers, one after the other: the time of each is its own, and what the server did not answer once
 /// is not asked again.
 #[derive(Default)]
 struct Turns(tokio::sync::Mutex<bool>);
+
+/// A statement must not go on unseen: its locks and its snapshot would stay.
+async fn cancel(token: CancelToken) {
+    drop(tokio::time::timeout(CANCEL_BUDGET, token.cancel_query(NoTls)).await);
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if *self.running.get_mut() > 0
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let cancelling = runtime.spawn(cancel(self.client.cancel_token()));
+            if let Ok(mut all) = CANCELLING.lock() {
+                all.retain(|one| !one.is_finished());
+                all.push(cancelling);
+            }
+        }
+    }
+}
+
+/// Waits until the statements of sessions that are gone have been cancelled; a program that ends before leaves them to themselves.
+pub async fn settle() {
+    let all = CANCELLING.lock().map(|mut all| std::mem::take(&mut *all)).unwrap_or_default();
+    join_all(all).await;
+}
 
 impl Session {
     /// Connects.
@@ -163,13 +206,14 @@ impl Session {
         };
         // Its end shows in the next statement, which fails as closed.
         tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { client, place, prepared: Mutex::default(), patience, turns: None })
+        Ok(Self { client, place, prepared: Mutex::default(), patience, turns: None, running: AtomicU32::new(0) })
     }
 
     /// Makes statements of many callers take turns, so that none spends its patience waiting for another.
     #[must_use]
-    pub fn in_turns(self) -> Self {
-        Self { turns: Some(Turns::default()), ..self }
+    pub fn in_turns(mut self) -> Self {
+        self.turns = Some(Turns::default());
+        self
     }
 
     /// Whether the connection is gone.
@@ -189,14 +233,17 @@ impl Session {
         if turn.as_deref() == Some(&true) {
             return Err(silent());
         }
-        match tokio::time::timeout(self.patience, work).await {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let ended = tokio::time::timeout(self.patience, work).await;
+        if ended.is_err() {
+            cancel(self.client.cancel_token()).await;
+        }
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        match ended {
             Err(_) => {
                 if let Some(was_silent) = turn.as_deref_mut() {
                     *was_silent = true;
                 }
-                // The statement must not go on unseen: its locks and its snapshot would stay.
-                let cancel = self.client.cancel_token();
-                drop(tokio::time::timeout(Duration::from_secs(5), cancel.cancel_query(NoTls)).await);
                 Err(silent())
             }
             Ok(Err(source)) => Err(PgError::Statement { place: self.place.clone(), source }),

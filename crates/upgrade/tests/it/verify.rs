@@ -11,7 +11,7 @@ use pgleap_upgrade::{
 };
 
 use crate::{
-    bed::{Bed, ask, client, end, guard, output, small},
+    bed::{Bed, ask, client, end, guard, output, small, until},
     rig::assert_done,
 };
 
@@ -75,6 +75,31 @@ async fn tables_are_hashed_as_records_just_where_the_server_can() {
     for major in [15, 18] {
         method_of_each_type(major).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn comparison_that_is_given_up_leaves_no_statement_on_the_servers() {
+    const OPEN: &str = "SELECT query FROM pg_stat_activity WHERE application_name LIKE 'pgleap%' AND state = 'active'
+                         AND wait_event_type = 'Lock' AND backend_type = 'client backend'";
+    let bed = Bed::start(small(15, 18, "givenup")).await;
+    let _guard = guard(&bed.lab);
+    let source = bed.lab.directly(bed.lab.source_port, "shop");
+    assert_done(bed.chain().run().await);
+    let databases = output::<PrepareDatabases>(&bed.world, &bed.journal).databases;
+    // a statement that has begun, and does not end
+    let busy = client(&source).await;
+    busy.batch_execute("BEGIN; LOCK TABLE pgbench_accounts").await.unwrap();
+    let cx = Cx::standalone(&bed.world, &bed.journal);
+    let begun = until("a comparison of the table", async || ask(&source, OPEN).await.pop());
+    tokio::select! {
+        compared = compare_all(&cx, Side::Source, &databases) => panic!("{compared:?}"),
+        _ = begun => {}
+    }
+    until("its end", async || ask(&source, OPEN).await.is_empty().then_some(())).await;
+    let log = std::fs::read_to_string(&bed.lab.source.log).unwrap();
+    let ended: Vec<_> = log.lines().filter(|line| line.contains("canceling statement due to")).collect();
+    assert!(ended.last().is_some_and(|line| line.contains("user request")), "not by its own timeout: {ended:#?}");
+    end(bed.lab).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
