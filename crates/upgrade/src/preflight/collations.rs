@@ -71,8 +71,8 @@ pub(super) async fn check(database: &Entered) -> Answer {
     let (indexes, is_named): (Vec<String>, bool) = (row.get(0), row.get(1));
     if is_named || !indexes.is_empty() {
         // programs that are not here are a finding of their own
-        let icu = |major| pgleap_local::find(major, &database.bindirs).ok()?.icu();
-        findings.extend(by_icu(database, &indexes, icu(database.from), icu(database.to)));
+        let programs = &database.programs;
+        findings.extend(by_icu(database, &indexes, programs.source_icu(), programs.target_icu()));
     }
     Ok(findings)
 }

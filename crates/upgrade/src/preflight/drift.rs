@@ -155,16 +155,10 @@ fn unreachable(database: &str, error: &PgError) -> Finding {
 }
 
 async fn follow(world: &World, source: &Source, name: &str) -> Result<Followed, PgError> {
-    let session = Arc::new(world.source.look(name, PATIENCE).await?);
-    let row = session.query_one(BASELINE, &[&world.publication()]).await?;
+    let database = Entered::enter(world, source, name.to_owned()).await?;
+    let row = database.session.query_one(BASELINE, &[&world.publication()]).await?;
     let (baseline, under_way) = (row.get(0), row.get(1));
-    let tables = tables(&session).await?;
-    let (from, target) = (source.major(), &world.config.target);
-    let (to, target_settings) = (target.version, target.settings.clone());
-    let bindirs = world.config.provider.bindirs.clone();
-    let write_pause = world.config.budgets.write_pause;
-    let database =
-        Entered { name: name.to_owned(), session, from, to, target_settings, bindirs, may_wait: false, write_pause };
+    let tables = tables(&database.session).await?;
     Ok(Followed { database, baseline, under_way, tables })
 }
 

@@ -36,8 +36,7 @@ pub(super) const ABOUT: About = About {
 
 pub(super) async fn check(database: &Entered) -> Answer {
     // programs that are not here are a finding of their own, and a directory that is not found says nothing
-    let Ok(installation) = pgleap_local::find(database.to, &database.bindirs) else { return Ok(Vec::new()) };
-    let Some(share) = share(&installation) else { return Ok(Vec::new()) };
+    let Some(share) = database.programs.target.as_ref().and_then(share) else { return Ok(Vec::new()) };
     let row = database.session.query_one(PATH, &[]).await?;
     let given = database.target_settings.iter().find(|(name, _)| name == "extension_control_path");
     let path = given.map(|(_, value)| value.clone()).or_else(|| row.get(0));

@@ -27,7 +27,7 @@ pub(super) const ABOUT: About = About {
 
 pub(super) async fn check(database: &Entered) -> Answer {
     // programs that are not here are a finding of their own, and a directory that is not found says nothing
-    let installation = pgleap_local::find(database.to, &database.bindirs).ok();
+    let installation = database.programs.target.as_ref();
     let Some(directory) = installation.and_then(|found| directory(&found.bindir)) else { return Ok(Vec::new()) };
     let rows = database.session.query(NEEDED, &[]).await?;
     let needed = rows.iter().map(|row| (row.get::<_, String>(0), row.get::<_, String>(1)));

@@ -16,6 +16,7 @@ mod pooler;
 mod rates;
 mod rules;
 mod source;
+mod statements;
 
 mod apply_timeouts;
 mod binaries;
@@ -55,6 +56,8 @@ mod route;
 mod same_host;
 mod scheduled_jobs;
 mod sequences;
+mod session_state;
+mod session_statements;
 mod slot_retention;
 mod slow_statements;
 mod subscriptions;
@@ -75,7 +78,7 @@ pub use drift::Drift;
 pub use finding::{Finding, Report, Severity};
 pub use fix::Fix;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::{
     StreamExt,
@@ -92,6 +95,7 @@ use crate::{
         pooler::Console,
         source::{Entered, Source},
     },
+    route::Clients,
     world::World,
 };
 
@@ -127,7 +131,9 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
     (&retained_wal::ABOUT, |w, s| Box::pin(retained_wal::check(w, s))),
     (&role::ABOUT, |w, s| Box::pin(role::check(w, s))),
     (&same_host::ABOUT, |w, s| Box::pin(same_host::check(w, s))),
+    (&session_statements::ABOUT, |w, s| Box::pin(session_statements::check(w, s))),
     (&slot_retention::ABOUT, |_, s| Box::pin(slot_retention::check(s))),
+    (&slow_statements::ABOUT, |w, s| Box::pin(slow_statements::check(w, s))),
     (&subscriptions::ABOUT, |_, s| Box::pin(subscriptions::check(s))),
     (&superuser_clients::ABOUT, |w, s| Box::pin(superuser_clients::check(w, s))),
     (&tablespaces::ABOUT, |_, s| Box::pin(tablespaces::check(s))),
@@ -155,7 +161,7 @@ const OF_DATABASE: &[(&About, OfDatabase)] = &[
     (&replica_triggers::ABOUT, |d| Box::pin(replica_triggers::check(d))),
     (&scheduled_jobs::ABOUT, |d| Box::pin(scheduled_jobs::check(d))),
     (&sequences::ABOUT, |d| Box::pin(sequences::check(d))),
-    (&slow_statements::ABOUT, |d| Box::pin(slow_statements::check(d))),
+    (&session_state::ABOUT, |d| Box::pin(session_state::check(d))),
     (&unlogged_tables::ABOUT, |d| Box::pin(unlogged_tables::check(d))),
     (&version_database::ABOUT, |d| Box::pin(version_database::check(d))),
     (&version_expressions::ABOUT, |d| Box::pin(version_expressions::check(d))),
@@ -244,10 +250,9 @@ pub async fn check(world: &World) -> Report {
     let consoles: Vec<_> = consoles.collect();
     let all_seen = !consoles.is_empty() && consoles.len() == world.route.members().len();
     let pooled = all_seen.then(|| consoles.iter().flat_map(|console| console.seen.server_pids.clone()).collect());
-    let source = source.map(|mut source| {
-        source.pooled = pooled;
-        source
-    });
+    let waits = world.route.capabilities.clients == Clients::Wait;
+    let kept_clients = waits && consoles.iter().any(|console| console.pools_transactions(world));
+    let source = source.map(|source| source.behind(pooled, kept_clients));
     let known = source.as_ref();
 
     let mut asked: Vec<BoxFuture<'_, Vec<Finding>>> = Vec::new();
@@ -300,8 +305,9 @@ pub async fn check_host(world: &World) -> Report {
 /// Asks every `lanes`-th check, beginning with `lane`, by a connection of its own.
 async fn in_database(world: &World, source: &Source, name: String, lane: usize, lanes: usize) -> Vec<Finding> {
     // not one that is kept: with a thousand databases, no more than a few are entered at a time
-    let session = match world.source.look(&name, PATIENCE).await {
-        Ok(session) => Arc::new(session),
+    let entered = Entered::enter(world, source, name.clone()).await;
+    let database = match entered {
+        Ok(database) => Entered { may_wait: source.databases.len() <= AT_ONCE, ..database },
         Err(error) => {
             let message = format!("cannot enter database `{name}` of the source");
             let cause = error.reason().unwrap_or_else(|| error.to_string());
@@ -310,17 +316,6 @@ async fn in_database(world: &World, source: &Source, name: String, lane: usize, 
                 vec![Finding::blocker("database.unreachable", message).because(cause).in_database(name)],
             );
         }
-    };
-    let target = &world.config.target;
-    let database = Entered {
-        name,
-        session,
-        from: source.major(),
-        to: target.version,
-        target_settings: target.settings.clone(),
-        bindirs: world.config.provider.bindirs.clone(),
-        may_wait: source.databases.len() <= AT_ONCE,
-        write_pause: world.config.budgets.write_pause,
     };
     let asked = OF_DATABASE.iter().skip(lane).step_by(lanes).map(|(about, ask)| {
         let answer = ask(&database);
@@ -408,7 +403,7 @@ mod tests {
 
     #[test]
     fn every_file_of_this_folder_is_asked() {
-        let not_checks = ["about", "finding", "fix", "mod", "rates", "rules"];
+        let not_checks = ["about", "finding", "fix", "mod", "rates", "rules", "statements"];
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/preflight");
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));

@@ -103,6 +103,19 @@ impl<'a> Console<'a> {
         self.seen.settings.get(name).map(String::as_str)
     }
 
+    /// Returns an entry's pool mode: its own, or that of all.
+    pub fn mode<'b>(&'b self, entry: &'b Entry) -> &'b str {
+        match entry.pool_mode.as_str() {
+            "" => self.setting("pool_mode").unwrap_or_default(),
+            own => own,
+        }
+    }
+
+    /// Whether clients of some entry that leads to the source share servers' connections.
+    pub fn pools_transactions(&self, world: &World) -> bool {
+        self.entries_to_source(world, None).iter().any(|entry| self.mode(entry) != "session")
+    }
+
     /// Returns the entries that lead to the source, to one of `databases` where these are known.
     pub fn entries_to_source(&self, world: &World, databases: Option<&[String]>) -> Vec<&Entry> {
         self.entries_to(&[source_address(world)], databases)

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Finding,
-    about::{About, Applied, Topic, blocker, warning},
+    about::{About, Applied, Topic, blocker, note, warning},
     finding::listed,
     pooler::Console,
 };
@@ -13,7 +13,10 @@ pub(super) const ABOUT: About = About {
     topic: Topic::Poolers,
     reads: "SHOW CONFIG and the pool mode of each entry",
     why: "Clients wait in the pooler during the pause: one that gives up before the write budget ends turns a pause \
-          into errors. In session pooling a pool drains only when its clients leave.",
+          into errors. In session pooling a pool drains only when its clients leave. Statements that clients prepare by name \
+          are prepared anew on new connections if `max_prepared_statements` is above 0; with 0, which is the default below \
+          1.24, they are unknown on the target, and nothing counts them. In session pooling each goes with its client's \
+          connection, whatever the setting.",
     findings: &[
         blocker("pooler.query_wait_timeout", Applied::ByHand("the pooler's configuration is its owner's.")),
         blocker("pooler.query_timeout", Applied::ByHand("the pooler's configuration is its owner's.")),
@@ -24,6 +27,7 @@ pub(super) const ABOUT: About = About {
             Applied::ByHand("whether transactions may be pooled depends on the application."),
         ),
         warning("pooler.cut_for_nothing", Applied::ByHand("`pgleap.toml` is its owner's.")),
+        note("pooler.prepared_statements", Applied::ByHand("the pooler's configuration is its owner's.")),
     ],
 };
 
@@ -78,11 +82,9 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
                 .fix(format!("server_login_retry = 1  ; in {ini}, then RELOAD")),
         );
     }
-    let default = console.setting("pool_mode").unwrap_or_default();
-    let mode = |mode: &str| if mode.is_empty() { default.to_owned() } else { mode.to_owned() };
     let leading = console.entries_to_source(world, None);
     let by_session: Vec<_> =
-        leading.iter().filter(|entry| mode(&entry.pool_mode) == "session").map(|entry| entry.name.as_str()).collect();
+        leading.iter().filter(|entry| console.mode(entry) == "session").map(|entry| entry.name.as_str()).collect();
     let waits = world.route.capabilities.clients == Clients::Wait;
     if waits && !by_session.is_empty() {
         let message = format!("entries of PgBouncer {pooler} pool by session: {}", listed(&by_session));
@@ -105,6 +107,19 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
                     "`route.clients` is \"reconnect\", which pools need from which clients do not leave by themselves",
                 )
                 .fix("clients = \"wait\"  # in pgleap.toml under [route]"),
+        );
+    }
+    if waits && console.pools_transactions(world) && console.setting("max_prepared_statements") == Some("0") {
+        let message = format!(
+            "PgBouncer {pooler} does not keep track of statements that clients prepare by name (`max_prepared_statements` is 0)"
+        );
+        findings.push(
+            Finding::note("pooler.prepared_statements", message)
+                .because(
+                    "its connections to the target know none of them: a client that has any gets \"prepared statement … does not \
+                     exist\" after the switchover, until it connects anew",
+                )
+                .fix(format!("max_prepared_statements = 200  ; in {ini}, then RELOAD, unless no client prepares by name")),
         );
     }
     Ok(findings)

@@ -21,9 +21,9 @@ pub(super) const ABOUT: About = About {
 const PRELOADING: [&str; 2] = ["shared_preload_libraries", "session_preload_libraries"];
 
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
-    let (provider, target) = (&world.config.provider, &world.config.target);
+    let target = &world.config.target;
     // programs that are not here are a finding of their own, and a directory that is not found says nothing
-    let installation = pgleap_local::find(target.version, &provider.bindirs).ok();
+    let installation = source.programs.target.as_ref();
     let Some(directory) = installation.and_then(|found| directory(&found.bindir)) else { return Ok(Vec::new()) };
     let mut findings = Vec::new();
     for setting in PRELOADING {

@@ -1,12 +1,20 @@
 //! The source as the checks see it: what most of them need is read once.
 
-use std::{collections::BTreeMap, error::Error as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    error::Error as _,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
+use pgleap_local::{Icu, Installation};
+use tokio::sync::OnceCell;
 use tokio_postgres::error::SqlState;
 
 use super::{
     Finding, PATIENCE,
     about::{About, Applied, Topic, blocker},
+    statements::Statements,
 };
 use crate::{
     config::Databases,
@@ -46,11 +54,16 @@ pub(super) struct Source {
     pub databases: Vec<Database>,
     /// Processes that serve connections of poolers; `None` unless every pooler was seen.
     pub pooled: Option<Vec<i32>>,
+    /// Clients of some pooler keep their connections while those to servers change under them.
+    pub kept_clients: bool,
+    /// The programs of both majors.
+    pub programs: Arc<Programs>,
     /// What roles and databases are given, by the setting's name.
     pub given: Vec<Given>,
     settings: BTreeMap<String, String>,
     /// Settings whose files say otherwise since the source was started, and what they say, as far as this role may see it.
     pending: BTreeMap<String, Option<String>>,
+    statements: OnceCell<Option<Statements>>,
 }
 
 /// A setting of a role, of a database, or of a role in a database.
@@ -86,6 +99,34 @@ impl Given {
     }
 }
 
+/// The programs of both majors on this host. That there are none is told by `binaries`.
+pub(super) struct Programs {
+    /// Those that the copy runs under.
+    pub source: Option<Installation>,
+    /// Those that the target runs under.
+    pub target: Option<Installation>,
+    source_icu: OnceLock<Option<Icu>>,
+    target_icu: OnceLock<Option<Icu>>,
+}
+
+impl Programs {
+    fn find(world: &World, source: u16) -> Self {
+        let of = |major| pgleap_local::find(major, &world.config.provider.bindirs).ok();
+        let (source, target) = (of(source), of(world.config.target.version));
+        Self { source, target, source_icu: OnceLock::new(), target_icu: OnceLock::new() }
+    }
+
+    /// Returns the ICU that the source's programs were built with; they are read once.
+    pub fn source_icu(&self) -> Option<Icu> {
+        *self.source_icu.get_or_init(|| self.source.as_ref()?.icu())
+    }
+
+    /// Returns the ICU that the target's programs were built with; they are read once.
+    pub fn target_icu(&self) -> Option<Icu> {
+        *self.target_icu.get_or_init(|| self.target.as_ref()?.icu())
+    }
+}
+
 /// One database of the upgrade, entered.
 pub(super) struct Entered {
     /// Its name.
@@ -98,12 +139,16 @@ pub(super) struct Entered {
     pub to: u16,
     /// What the operator gives the target.
     pub target_settings: Vec<(String, String)>,
-    /// Where the operator says that programs are.
-    pub bindirs: Vec<PathBuf>,
+    /// As [`Source::programs`].
+    pub programs: Arc<Programs>,
     /// There are so few databases that something may be measured in each for a moment.
     pub may_wait: bool,
-    /// How long clients may have to wait.
-    pub write_pause: Duration,
+    /// As [`Source::kept_clients`].
+    pub kept_clients: bool,
+}
+
+fn major_of(version_num: u32) -> u16 {
+    u16::try_from(version_num / 10_000).unwrap_or_default()
 }
 
 const WHO_AND_WHAT: &str = "
@@ -128,6 +173,20 @@ const GIVEN: &str = "
 const DATABASES: &str = "
     SELECT oid, datname::text FROM pg_catalog.pg_database
      WHERE datallowconn AND NOT datistemplate ORDER BY datname";
+
+impl Entered {
+    /// Enters a database by a connection of its own; nothing is measured there.
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn enter(world: &World, source: &Source, name: String) -> Result<Self, PgError> {
+        let session = Arc::new(world.source.look(&name, PATIENCE).await?);
+        let target = &world.config.target;
+        let (programs, target_settings) = (source.programs.clone(), target.settings.clone());
+        let (from, to, kept_clients) = (source.major(), target.version, source.kept_clients);
+        Ok(Self { name, session, from, to, target_settings, programs, may_wait: false, kept_clients })
+    }
+}
 
 impl Source {
     /// Enters the source.
@@ -163,23 +222,40 @@ impl Source {
             Databases::All => true,
             Databases::Only(names) => names.contains(&database.name),
         });
+        let version_num = u32::try_from(row.get::<_, i32>(0)).unwrap_or_default();
         Ok(Self {
-            version_num: u32::try_from(row.get::<_, i32>(0)).unwrap_or_default(),
+            version_num,
             in_recovery: row.get(1),
             is_superuser: row.get(2),
             data_dir: settings.get("data_directory").map(PathBuf::from),
             databases: databases.collect(),
             pooled: None,
+            kept_clients: false,
+            programs: Arc::new(Programs::find(world, major_of(version_num))),
             given: given.collect(),
             settings,
             pending,
+            statements: OnceCell::new(),
             session,
         })
     }
 
+    /// Adds what is known from its poolers.
+    pub fn behind(self, pooled: Option<Vec<i32>>, kept_clients: bool) -> Self {
+        Self { pooled, kept_clients, ..self }
+    }
+
+    /// Returns where statements are counted, if they are; it is looked for once.
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn statements(&self, world: &World) -> Result<Option<&Statements>, PgError> {
+        self.statements.get_or_try_init(|| Statements::find(world, self)).await.map(Option::as_ref)
+    }
+
     /// Returns the major version, such as 15.
     pub fn major(&self) -> u16 {
-        u16::try_from(self.version_num / 10_000).unwrap_or_default()
+        major_of(self.version_num)
     }
 
     /// Returns the minor version, such as 18.

@@ -83,7 +83,7 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         findings.push(Finding::blocker("transfer.unsupported", message).fix("transfer = \"link\"  # under [provider]"));
     }
     findings.extend(bugs("source", source.major(), source.minor(), false));
-    if let Ok(installation) = pgleap_local::find(target, &world.config.provider.bindirs) {
+    if let Some(installation) = &source.programs.target {
         let minor = installation.version.split_once('.').and_then(|(_, minor)| minor.parse().ok());
         findings.extend(minor.and_then(|minor| bugs("target", target, minor, true)));
     }

@@ -10,7 +10,7 @@ use pgleap_upgrade::preflight::{
 };
 use tokio::time::Instant;
 
-use crate::preflight::{Bed, GOOD_TABLES, LONG, Wishes, assert_says, ids};
+use crate::preflight::{Bed, GOOD_TABLES, LONG, Wishes, assert_says, finding, ids};
 
 /// What makes a finding in database `app`, and what it must say.
 struct Case {
@@ -256,6 +256,24 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// Made by those who are at work meanwhile.
+const BY_OTHERS: [&str; 4] = ["follower.standby", "session_state.held", "statement.long", "transaction.idle"];
+
+/// What a clerk says in a session of `other`: the first make what outlives a transaction, the rest does not.
+const CLERK: &[&str] = &[
+    "CREATE ROLE clerk; GRANT TEMP ON DATABASE other TO clerk",
+    "SET ROLE clerk",
+    "/* by: app */ -- why\n SET work_mem = '5MB'",
+    "LISTEN news",
+    "SELECT 1 FROM pg_try_advisory_lock(7)",
+    "CREATE TEMP TABLE kept (a int)",
+    "PREPARE known AS SELECT 1; EXECUTE known",
+    "BEGIN; DECLARE held CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+    "BEGIN; SET LOCAL work_mem = '6MB'; CREATE TEMP TABLE gone (a int) ON COMMIT DROP; \
+     SELECT pg_advisory_xact_lock(9); SET TRANSACTION READ ONLY; COMMIT",
+    "SET application_name = 'clerk'; SET TIME ZONE 'UTC'; SELECT 'SET a = 1; LISTEN b'",
+];
+
 /// Some servers are built without ICU.
 const COLLATION: &str = "collation.changed";
 /// Looked for where the target's programs are.
@@ -321,6 +339,8 @@ async fn every_case(major: u16) {
         "follower.synchronous",
         "follower.standby",
         "transaction.idle",
+        "session_state.held",
+        "session_state.made",
         "statement.long",
         "statement.slow",
     ]);
@@ -340,7 +360,12 @@ async fn every_case(major: u16) {
     let reading = bed.client("app").await;
     let reading = tokio::spawn(async move { drop(reading.batch_execute("SELECT pg_sleep(60)").await) });
     let idle = bed.client("app").await;
-    idle.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    idle.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(6)").await.unwrap();
+    let holding = bed.client("app").await;
+    holding.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(5); PREPARE TRANSACTION 'aside'").await.unwrap();
+    holding.batch_execute("SELECT pg_advisory_lock(7), pg_advisory_lock(8)").await.unwrap();
+    holding.batch_execute("CREATE TEMP TABLE kept (a int)").await.unwrap();
+    holding.batch_execute("LISTEN news").await.unwrap();
     let standby = tokio::process::Command::new(bed.server.installation.tool("pg_receivewal"))
         .args(["--directory", &bed.dir.path().to_string_lossy(), "--no-sync", "--dbname"])
         .arg(format!("host=127.0.0.1 port={} user=postgres application_name=near", bed.port))
@@ -352,7 +377,7 @@ async fn every_case(major: u16) {
     let report = loop {
         let report = wishes.check().await;
         let seen = ids(&report);
-        let expected = cases().map(|case| case.id).chain(["follower.standby", "transaction.idle", "statement.long"]);
+        let expected = cases().map(|case| case.id).chain(BY_OTHERS);
         let missing: Vec<_> = expected.filter(|id| !seen.contains(id)).collect();
         if missing.is_empty() {
             break report;
@@ -360,8 +385,18 @@ async fn every_case(major: u16) {
         assert!(Instant::now() < until, "not found on {major}: {missing:?} in {report:#?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    drop(standby);
+    drop((standby, holding));
+    bed.run("app", &["ROLLBACK PREPARED 'aside'"]).await;
     reading.abort();
+    // a lock that goes with its transaction is not meant, and no pooler hides the end of a session
+    let held = [
+        "database `app`",
+        "`2 advisory locks of role postgres (batch) in 1 session`",
+        "`1 listening session of role postgres (batch)`",
+        "`1 temporary table of role postgres in 1 session`",
+        "which its client sees",
+    ];
+    assert_says(&report, "session_state.held", Note, &held);
     assert_says(&report, "statement.long", Warning, &["role `postgres`", "active", "before its statement has ended"]);
     assert_says(
         &report,
@@ -373,7 +408,7 @@ async fn every_case(major: u16) {
         assert_says(&report, case.id, case.severity, case.says);
     }
     assert_says(&report, "follower.standby", Warning, &["1 standby follows the source", "near at 127.0.0.1"]);
-    late.retain(|id| !["follower.standby", "transaction.idle", "statement.long"].contains(id));
+    late.retain(|id| !BY_OTHERS.contains(id));
     assert!(late.iter().all(|id| !ids(&report).contains(id)), "{report:#?}");
 
     if has_icu {
@@ -390,12 +425,33 @@ async fn every_case(major: u16) {
     let counted = bed.client("app").await.batch_execute("CREATE EXTENSION pg_stat_statements").await.is_ok();
     let preload = ("shared_preload_libraries", if counted { "pg_stat_statements" } else { "" });
     bed.restart(&[SETTINGS, &[preload]].concat()).await;
-    bed.run("app", &["SET synchronous_commit = off; SELECT pg_sleep(0.2)"]).await;
+    // the one who counts is `app`, for all
+    bed.run("other", &["SET synchronous_commit = off; SELECT pg_sleep(0.2)"]).await;
+    let clerk: Vec<_> = std::iter::once("SET synchronous_commit = off").chain(CLERK.iter().copied()).collect();
+    bed.run("other", &clerk).await;
     let budgets = format!("{}\nwrite_pause = \"100ms\"", wishes.budgets);
     let report = Wishes { budgets, ..wishes }.check().await;
     if counted {
-        let says = ["longer than the write pause of 0.1 s", " of role postgres: 0.", "1 calls", "queryid IN ("];
+        let says = [
+            "longer than the write pause of 0.1 s at some time",
+            " of role postgres in other: 0.2 s at most, 0.2 s on average, 1 calls",
+            "\\c \"app\"\nSELECT queryid, query FROM public.pg_stat_statements WHERE queryid IN (",
+        ];
         assert_says(&report, "statement.slow", Note, &says);
+        let since = if major >= 14 { " since 20" } else { "of sessions: " };
+        assert_says(&report, "session_state.made", Note, &[since, "which its client sees", "SET LOCAL"]);
+        let mut made = finding(&report, "session_state.made").objects.clone();
+        made.sort();
+        let made: Vec<_> = made.iter().map(|name| name.replace(" by role clerk in other: ", " ")).collect();
+        let expected = [
+            "LISTEN 1 calls",
+            "PREPARE 1 calls",
+            "SET 2 calls",
+            "advisory locks 1 calls",
+            "cursors WITH HOLD 1 calls",
+            "temporary tables 1 calls",
+        ];
+        assert_eq!(made, expected);
     }
     assert_says(&report, "archive.not_carried", Warning, &["archive_mode = on", "archive_command"]);
     assert_says(&report, "follower.synchronous", Warning, &["near"]);

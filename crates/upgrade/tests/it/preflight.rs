@@ -640,6 +640,8 @@ async fn host_without_room_port_or_reach_is_found() {
 async fn pooler_that_would_fail_the_switchover_is_found() {
     let Some(bed) = Bed::start(15, Auth::Trust).await else { return };
     bed.run("postgres", &["CREATE DATABASE app"]).await;
+    let holding = bed.client("app").await;
+    holding.batch_execute("SELECT pg_advisory_lock(7)").await.unwrap();
     for (number, bin) in poolers().into_iter().enumerate() {
         let mut spec = bed.pooler(bin.clone(), &format!("pool{number}"));
         spec.pool_mode = "session".into();
@@ -683,6 +685,8 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
             assert_says(&report, "pooler.ini_not_writable", Severity::Blocker, &["cannot be replaced"]);
         }
 
+        // unknown before 1.21
+        let tracks = console(&spec).await.simple_query("SET max_prepared_statements = 0").await.is_ok();
         console(&spec).await.simple_query("PAUSE app").await.unwrap();
         let report = Wishes { ini: bed.path("absent.ini"), ..wishes.clone() }.check().await;
         assert_says(&report, "pooler.query_wait_timeout", Severity::Blocker, &["after 1 s", "lease are 2.5 s"]);
@@ -690,6 +694,8 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
         assert_says(&report, "pooler.client_login_timeout", Severity::Warning, &["within 2 s"]);
         assert_says(&report, "pooler.server_login_retry", Severity::Warning, &["for 15 s", "server_login_retry = 1"]);
         assert_says(&report, "pooler.session_pooling", Severity::Warning, &["`app`", "clients = \"reconnect\""]);
+        assert_silent(&report, "pooler.prepared_statements");
+        assert_says(&report, "session_state.held", Severity::Note, &["1 advisory lock", "which its client sees"]);
         assert_says(&report, "pooler.other_address", Severity::Warning, &["app_by_other (127.0.0.2:"]);
         assert_says(&report, "pooler.paused", Severity::Blocker, &["`app`", "RESUME \"app\""]);
         assert_says(&report, "pooler.ini_unreadable", Severity::Blocker, &["absent.ini"]);
@@ -714,9 +720,19 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
         let report = Wishes { clients: "clients = \"reconnect\"".into(), ..wishes.clone() }.check().await;
         assert_says(&report, "pooler.cut_for_nothing", Severity::Warning, &["no entry", "pools by session"]);
 
+        assert_says(&report, "session_state.held", Severity::Note, &["which its client sees"]);
+        let report = wishes.check().await;
+        assert_says(&report, "session_state.held", Severity::Warning, &["clients keep theirs"]);
+        if tracks {
+            let says = ["`max_prepared_statements` is 0", "max_prepared_statements = 200", "until it connects anew"];
+            assert_says(&report, "pooler.prepared_statements", Severity::Note, &says);
+            console(&spec).await.simple_query("SET max_prepared_statements = 100").await.unwrap();
+        }
+        let report = wishes.check().await;
+        assert_silent(&report, "pooler.prepared_statements");
+
         let version = console(&spec).await.simple_query("SHOW VERSION").await.unwrap();
         let tracks = format!("{version:?}").contains("1.26");
-        let report = wishes.check().await;
         if tracks {
             assert_says(&report, "pooler.scram_iterations", Severity::Warning, &[]);
         } else {
