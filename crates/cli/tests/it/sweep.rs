@@ -37,10 +37,9 @@ const POOLERS: usize = HOSTS * POOLERS_EACH;
 const SOURCE: &str = "10.99.0.1";
 const LEAP: &str = "10.99.0.2";
 
-/// The laboratory's write budget, and a lease: what a person may be promised. On a machine that does other things too a
-/// moment may be long, so what fails the test is twice that; what it was is printed.
+/// The laboratory's write budget, and a lease. Nothing is allowed for the machine or for the clients, who after an error of
+/// their own wait for up to a quarter of a second: what they saw is what counts.
 const PROMISED: Duration = Duration::from_millis(2000 + 2500);
-const CLIENTS_BEAR: Duration = PROMISED.saturating_mul(2);
 /// Longer than everything that waits for something that is lost: who would wait for its return is seen to.
 const LOST_FOR: Duration = Duration::from_secs(6);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -214,6 +213,9 @@ impl Fleet {
         }
         std::fs::write(self.scene.dir().join(format!("{name}.toml")), text).unwrap();
         let guard = start_guard(&host, self.scene.dir()).await;
+        let log = self.scene.dir().join(format!("{name}.log"));
+        let listens = || std::fs::read_to_string(&log).is_ok_and(|said| said.contains("listening on"));
+        self.scene.until("a guard to listen", listens).await;
         self.pools.push(Pool { host, guard });
     }
 
@@ -462,7 +464,7 @@ async fn whatever_is_lost_wherever_nobody_waits_past_the_lease_no_write_is_lost_
         let seen = fleet.lose(*loss, point, number).await;
         println!("{:4.1} s  {point} {loss:?}: {seen:?}", began.elapsed().as_secs_f64());
         figures.entry(*loss).or_default().add(point, &seen);
-        if seen.waited.max(seen.paused) > CLIENTS_BEAR {
+        if seen.waited.max(seen.paused) > PROMISED {
             broken.push(format!("{point} {loss:?}: {seen:?}"));
         }
         assert!(!witness.task.is_finished(), "{point} {loss:?}: see the witness");
@@ -472,5 +474,5 @@ async fn whatever_is_lost_wherever_nobody_waits_past_the_lease_no_write_is_lost_
         println!("{loss:?}: {figures}");
     }
     fleet.verdict().await;
-    assert!(broken.is_empty(), "more than {CLIENTS_BEAR:?}, where {PROMISED:?} were promised: {broken:#?}");
+    assert!(broken.is_empty(), "more than the {PROMISED:?} that are promised: {broken:#?}");
 }
