@@ -1,6 +1,6 @@
 //! Asks the guard of one pooler.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::ErrorKind, sync::Arc, time::Duration};
 
 use pgleap_saga::StepError;
 use rustls::pki_types::ServerName;
@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     launch::Beside,
-    protocol::{Answer, Reply, Request, Verb, read, write},
+    protocol::{Answer, PROTOCOL, Reply, Request, VERSION, Verb, read, write},
 };
 use crate::config::GuardAddress;
 
@@ -93,6 +93,9 @@ impl GuardClient {
             None => {
                 let mut stream = BufStream::new(self.connect().await?);
                 let reply = self.send(&mut stream, Verb::Status, None, None).await?;
+                if reply.protocol < PROTOCOL {
+                    return Err(self.older(&reply.version));
+                }
                 Line { stream, clock: (reply.now_ms, Instant::now()), epoch: reply.epoch }
             }
         };
@@ -114,11 +117,30 @@ impl GuardClient {
         let request = Request { pooler: self.console.clone(), verb, until_ms, epoch };
         let exchanged = async {
             write(stream, &request).await?;
-            read::<Reply>(stream).await?.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+            read::<Reply>(stream).await?.ok_or_else(|| ErrorKind::UnexpectedEof.into())
         };
         exchanged.await.map_err(|error: std::io::Error| {
-            StepError::transient(format!("the guard of {} broke off", self.name)).because(error.to_string())
+            let failed = match error.kind() {
+                ErrorKind::InvalidData => StepError::blocked(
+                    format!("the guard of {} answers what pgleap {VERSION} cannot read", self.name),
+                    "install the guard's version of pgleap here, then try again",
+                ),
+                _ => StepError::transient(format!("the guard of {} broke off", self.name)),
+            };
+            failed.because(error.to_string())
         })
+    }
+
+    /// Makes the error for a guard that would not know, or would pass over, some of what it is asked.
+    fn older(&self, version: &str) -> StepError {
+        let what = if version.is_empty() { "an older pgleap".to_owned() } else { format!("pgleap {version}") };
+        let hint = match self.place {
+            Place::Beside(_) => "wait until it has ended by itself, some seconds after who started it, then try again",
+            Place::Network { .. } => {
+                "install the same version on its host and start it again, then try again: guards are upgraded first"
+            }
+        };
+        StepError::blocked(format!("the guard of {} is {what}, which pgleap {VERSION} cannot rely on", self.name), hint)
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, StepError> {

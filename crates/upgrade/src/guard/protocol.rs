@@ -1,4 +1,8 @@
 //! What is said to a guard, and what it answers: one JSON object a line, one answer to each request.
+//!
+//! A guard may be newer than who asks, and never older: it is upgraded first, and goes on to understand what was said before.
+
+use std::io::{Error, ErrorKind};
 
 use pgleap_saga::StepError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -11,6 +15,11 @@ use crate::pgbouncer::{
     inspect::{Inspection, Unseen},
     pooler::Move,
 };
+
+/// What is understood here. Raised with each verb and field that an older guard does not know, or would pass over.
+pub const PROTOCOL: u32 = 1;
+/// The version, for people.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A question to the guard of one pooler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +36,7 @@ pub struct Request {
     pub epoch: Option<u64>,
 }
 
-/// An answer, with the guard's clock and its count of turns.
+/// An answer, with who gives it, the guard's clock and its count of turns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     /// Now, in milliseconds since 1970 by the guard's host.
@@ -35,6 +44,12 @@ pub struct Reply {
     /// How many turns it has seen.
     #[serde(default)]
     pub epoch: u64,
+    /// What the guard understands: its [`PROTOCOL`], 0 of one that is older than that number.
+    #[serde(default)]
+    pub protocol: u32,
+    /// Its version.
+    #[serde(default)]
+    pub version: String,
     /// The answer.
     pub answer: Answer,
 }
@@ -138,14 +153,17 @@ const LONGEST_LINE: u64 = 4 << 20;
 /// Reads one line; `None` at the end of the stream.
 ///
 /// # Errors
-/// What the stream said, or that the line is none.
+/// What the stream said, or `InvalidData`: the line is no such message, and the next one may be.
 pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<T>> {
     let mut line = Vec::new();
     stream.take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
     match line.last() {
         None => Ok(None),
-        Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
-        Some(_) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        Some(b'\n') => {
+            let message = serde_json::from_slice(&line);
+            message.map(Some).map_err(|error| Error::new(ErrorKind::InvalidData, error))
+        }
+        Some(_) => Err(ErrorKind::UnexpectedEof.into()),
     }
 }
 

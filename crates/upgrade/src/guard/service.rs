@@ -1,6 +1,7 @@
 //! Answers questions on a socket, one at a time on each connection.
 
 use std::{
+    io::ErrorKind,
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{
@@ -20,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     keeper::{Keeper, Tell, late, now_ms},
-    protocol::{Answer, Reply, Request, Verb, read, write},
+    protocol::{Answer, PROTOCOL, Reply, Request, VERSION, Verb, read, write},
     tls::Identity,
     ward::Ward,
 };
@@ -57,6 +58,15 @@ pub enum Door {
     Beside(UnixListener),
     /// Over the network, by whoever shows a certificate of its authority.
     Network(TcpListener, TlsAcceptor),
+}
+
+/// Makes the refusal of what this version does not know.
+fn unknown(error: &std::io::Error) -> StepError {
+    StepError::blocked(
+        format!("the guard is pgleap {VERSION}, and cannot read what it was asked"),
+        "install the pgleap that asks on the guard's host too and start the guard again: guards are upgraded first",
+    )
+    .because(error.to_string())
 }
 
 /// How long a caller may take to show who it is.
@@ -166,24 +176,37 @@ impl Guard {
     async fn attend(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let _counted = Counted::new(&self.connections);
         let mut stream = BufStream::new(stream);
-        while let Ok(Some(request)) = read::<Request>(&mut stream).await {
-            let late = late(request.until_ms) || (request.until_ms.is_none() && request.verb != Verb::Status);
-            let keeper = self.keepers.iter().find(|keeper| keeper.name() == request.pooler);
-            let answer = match keeper {
-                Some(_) if late => {
-                    (self.tell)(&format!("{}: a request that nobody waits for any more was not done", request.pooler));
-                    Answer::Refused(StepError::transient("the request was too long under way"))
+        loop {
+            let (answer, epoch) = match read::<Request>(&mut stream).await {
+                Ok(Some(request)) => self.answer(request).await,
+                Err(error) if error.kind() == ErrorKind::InvalidData => {
+                    (self.tell)(&format!("a request that pgleap {VERSION} cannot read was not done: {error}"));
+                    (Answer::Refused(unknown(&error)), 0)
                 }
-                Some(keeper) => keeper.answer(request).await,
-                None => Answer::Refused(StepError::blocked(
-                    format!("the guard has no {}", request.pooler),
-                    "name the same pooler in its configuration",
-                )),
+                Ok(None) | Err(_) => break,
             };
-            let epoch = keeper.map_or(0, |keeper| keeper.epoch());
-            if write(&mut stream, &Reply { now_ms: now_ms(), epoch, answer }).await.is_err() {
+            let reply = Reply { now_ms: now_ms(), epoch, protocol: PROTOCOL, version: VERSION.to_owned(), answer };
+            if write(&mut stream, &reply).await.is_err() {
                 break;
             }
         }
+    }
+
+    /// Does what is asked; returns the answer, and how many turns there were at that pooler.
+    async fn answer(&self, request: Request) -> (Answer, u64) {
+        let late = late(request.until_ms) || (request.until_ms.is_none() && request.verb != Verb::Status);
+        let keeper = self.keepers.iter().find(|keeper| keeper.name() == request.pooler);
+        let answer = match keeper {
+            Some(_) if late => {
+                (self.tell)(&format!("{}: a request that nobody waits for any more was not done", request.pooler));
+                Answer::Refused(StepError::transient("the request was too long under way"))
+            }
+            Some(keeper) => keeper.answer(request).await,
+            None => Answer::Refused(StepError::blocked(
+                format!("the guard has no {}", request.pooler),
+                "name the same pooler in its configuration",
+            )),
+        };
+        (answer, keeper.map_or(0, |keeper| keeper.epoch()))
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use pgleap_saga::{Class, StepError};
+
 use super::{
     Finding,
     about::{About, Applied, Topic, blocker},
@@ -20,13 +22,14 @@ use crate::{
 pub(super) const ABOUT: About = About {
     check: "pooler",
     topic: Topic::Poolers,
-    reads: "each PgBouncer's console",
+    reads: "each PgBouncer's console, through its guard if it is on another host",
     why: "Clients wait in the pooler during the write pause, so each must answer, and let pgleap pause it.",
     findings: &[
         blocker(
             "pooler.unreachable",
             Applied::ByHand("its address and its rights are said in `pgleap.toml` and in its own configuration."),
         ),
+        blocker("guard.refuses", Applied::ByHand("its host and its configuration are its owner's.")),
         blocker("pooler.silent", Applied::ByHand("what keeps it from answering has to be found first.")),
         blocker("pooler.too_old", Applied::ByHand("packages are the administrator's.")),
         blocker("pooler.not_admin", Applied::ByHand("the pooler's configuration is its owner's.")),
@@ -52,6 +55,10 @@ impl<'a> Console<'a> {
     /// # Errors
     /// The finding that says why it is of no use.
     pub async fn open(world: &World, member: &'a Member, pooler: &'a Pooler) -> Result<Self, Finding> {
+        if let Err(StepError { class: Class::Blocked, message, cause, hint, .. }) = member.call_guard().await {
+            let finding = cause.into_iter().fold(Finding::blocker("guard.refuses", message), Finding::because);
+            return Err(hint.into_iter().fold(finding, Finding::fix));
+        }
         let seen = match member.inspect(&source_address(world)).await {
             Ok(seen) => seen,
             Err(Unseen::Unreachable(error)) => {

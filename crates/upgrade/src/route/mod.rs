@@ -156,6 +156,17 @@ impl Member {
         }
     }
 
+    /// Sees that its guard does what is asked of it, if that is one on another host: none is started for a look.
+    ///
+    /// # Errors
+    /// Blocked, if it refuses; transient, if it cannot be reached.
+    pub async fn call_guard(&self) -> Result<(), StepError> {
+        match self.here {
+            Some(_) => Ok(()),
+            None => self.status().await.map(drop),
+        }
+    }
+
     /// Returns its entries.
     ///
     /// # Errors

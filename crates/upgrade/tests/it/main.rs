@@ -12,6 +12,7 @@ mod deaths;
 mod drift;
 mod facts;
 mod fixes;
+mod guard_versions;
 mod guards;
 mod lost_journal;
 mod matrix;

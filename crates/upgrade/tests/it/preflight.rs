@@ -22,7 +22,7 @@ use tokio_postgres::{Client, NoTls};
 use crate::preflight_footprint::passed_on;
 
 pub const LONG: Duration = Duration::from_secs(60);
-const PASSWORD: &str = "correct horse";
+pub const PASSWORD: &str = "correct horse";
 
 /// Settings under which two databases can be upgraded.
 const SOUND: &[(&str, &str)] = &[("wal_level", "logical"), ("max_prepared_transactions", "5"), ("autovacuum", "off")];
