@@ -283,6 +283,7 @@ impl<'a> Chain<'a> {
             postpone_file: timing.postpone_file.clone(),
             attempt: 1,
             attempts: timing.attempts.unwrap_or(budgets.switchover_attempts),
+            ways: None,
         };
         loop {
             if let Some(deadline) = deadline {

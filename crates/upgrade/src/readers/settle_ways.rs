@@ -12,11 +12,13 @@ use crate::{
     world::{Cx, World},
 };
 
-/// Takes them from the configuration when writes leave the source. The way back is the way there, whatever the configuration
+/// Those that its plan was made from when writes leave the source. The way back is the way there, whatever the configuration
 /// says by then: an entry would stay behind at a server that it does not name any more.
 pub struct SettleWays {
     /// The side that serves.
     pub from: Side,
+    /// What the configuration said when the plan was made.
+    pub ways: Ways,
 }
 
 /// What is settled for a switchover and its rollback.
@@ -127,12 +129,11 @@ impl Step<World> for SettleWays {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<Ways, StepError> {
-        let now = Ways::from(&cx.world.config.readers);
         if self.from == Side::Source {
-            return Ok(now);
+            return Ok(self.ways.clone());
         }
-        let settled = cx.output_elsewhere::<Self>()?.unwrap_or_else(|| now.clone());
-        if settled != now {
+        let settled = cx.output_elsewhere::<Self>()?.unwrap_or_else(|| self.ways.clone());
+        if settled != self.ways {
             let at: Vec<_> = settled.of_readers(self.from).iter().map(|way| way.old.to_string()).collect();
             let at = if at.is_empty() { "nowhere".to_owned() } else { at.join(", ") };
             cx.note(format!("`[readers]` was changed since the switchover: readers at {at} go back as they came"));

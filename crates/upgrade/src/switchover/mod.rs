@@ -39,7 +39,7 @@ pub use hot::Hot;
 use crate::{
     config::{Config, RouteKind},
     pg::Side,
-    readers,
+    readers::{self, Ways},
     world::World,
 };
 
@@ -60,6 +60,9 @@ pub struct Attempt {
     /// How many there may be.
     #[serde(default = "one")]
     pub attempts: u32,
+    /// Where clients that only read are led, and when: what the configuration said when it began. None before it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ways: Option<Ways>,
 }
 
 fn one() -> u32 {
@@ -69,7 +72,7 @@ fn one() -> u32 {
 impl Attempt {
     /// Describes the only attempt, which nothing postpones.
     pub fn only(from: Side) -> Self {
-        Self { from, postpone_file: None, attempt: 1, attempts: 1 }
+        Self { from, postpone_file: None, attempt: 1, attempts: 1, ways: None }
     }
 }
 
@@ -89,15 +92,18 @@ pub fn plan(id: String, from: Side, config: &Config) -> Plan<World> {
 /// nothing is stale in the pause.
 pub fn plan_of(id: String, attempt: &Attempt, config: &Config) -> Plan<World> {
     let from = attempt.from;
+    let ways = attempt.ways.clone().unwrap_or_else(|| (&config.readers).into());
+    let go_first = ways.readers_go_first(from);
+    let attempt = Attempt { ways: Some(ways.clone()), ..attempt.clone() };
     // clients find their way themselves: there is nothing to be led
     let alone = matches!(config.route.kind, RouteKind::MultiHost);
     let clients = config.route.capabilities().clients;
     let plan = Plan::new(id, "switchover", serde_json::json!(attempt))
-        .then(readers::SettleWays { from })
+        .then(readers::SettleWays { from, ways })
         .then(check_gates::CheckGates { from })
         .then(save_access::SaveAccess { from })
         .then_if(!alone, rehearse_repoint::RehearseRepoint { from });
-    let plan = if readers::Ways::from(&config.readers).readers_go_first(from) {
+    let plan = if go_first {
         plan.then(readers::Admit).then(readers::MovePools).then(readers::WatchWindow { window: config.readers.window })
     } else {
         plan

@@ -3,7 +3,7 @@
 use pgleap_lab::{Application, LabSpec};
 use pgleap_local::StopMode;
 use pgleap_saga::EventSink;
-use pgleap_upgrade::{Chain, Config, World, guard::Launch, pgbouncer::admin::Entry, readers::WatchWindow};
+use pgleap_upgrade::{Chain, pgbouncer::admin::Entry, readers::WatchWindow};
 
 use crate::{
     bed::{LONG, as_found, ask, assert_as_found, assert_unwound, began, client, connect, event, small, until},
@@ -52,16 +52,47 @@ async fn readers_go_first_writers_follow_and_both_come_back() {
     // somebody takes the pool out of the configuration: its readers go back as they came
     let text = std::fs::read_to_string(rig.lab.config_path()).unwrap();
     let (before, rest) = text.split_once("[[readers.pool]]").unwrap();
-    std::fs::write(rig.lab.config_path(), format!("{before}[budgets]{}", rest.split_once("[budgets]").unwrap().1))
-        .unwrap();
-    let edited = Config::load(&rig.lab.config_path()).unwrap();
-    assert!(edited.readers.pools.is_empty());
-    rig.world = World::describe(edited, "7f3a".into(), Launch::Task).await.unwrap();
+    rig.edit(&format!("{before}[budgets]{}", rest.split_once("[budgets]").unwrap().1)).await;
+    assert!(rig.world.config.readers.pools.is_empty());
     assert_done(rig.chain().rollback().await);
     assert_eq!(readers_lead_to(&rig).await, of_source);
     let read = readers.stop().await;
     assert!(read.transactions > 100 && read.failed == 0, "{read:?}");
     let port = rig.lab.source_port;
+    let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    lab.destroy().await.unwrap();
+}
+
+#[cfg(feature = "faults")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn switchover_that_is_resumed_moves_readers_as_was_written_when_it_began() {
+    use pgleap_saga::fault::Script;
+    use pgleap_upgrade::{Standing, config::ReaderOrder};
+
+    let mut rig = rig_with("rdr", |config| config).await;
+    assert_done(rig.chain().run().await);
+    rig.lab.start_target_standby().await.unwrap();
+    let text = std::fs::read_to_string(rig.lab.config_path()).unwrap();
+    let together = text.replace("[readers]\n", "[readers]\norder = \"together\"\n");
+    // before anything was settled, and when readers are there
+    for point in ["readers.settle_ways.after_started", "readers.move_pools.after_succeeded"] {
+        let script = Script::hold_at(point);
+        let chain = rig.chain();
+        let dies = async {
+            if chain.standing().unwrap() == Standing::InSync { chain.switchover().await } else { chain.resume().await }
+        };
+        tokio::select! {
+            ended = script.run(dies) => panic!("{ended:?}"),
+            () = script.held() => {}
+        }
+        drop(chain);
+        rig.edit(&together).await;
+        assert_eq!(rig.world.config.readers.order, ReaderOrder::Together);
+    }
+    assert_done(rig.chain().resume().await);
+    assert_eq!(readers_lead_to(&rig).await, rig.lab.reader_ports.unwrap().1);
+    let port = rig.lab.target_port;
     let (lab, verdict) = rig.verdict(port).await;
     verdict.assert_clean();
     lab.destroy().await.unwrap();

@@ -105,6 +105,13 @@ impl Rig {
         Self { lab, world, journal, stop: StopSignal::new(), canaries, application }
     }
 
+    /// Writes another configuration, by which everything goes from now on.
+    pub async fn edit(&mut self, config: &str) {
+        std::fs::write(self.lab.config_path(), config).unwrap();
+        let config = Config::load(&self.lab.config_path()).unwrap();
+        self.world = World::describe(config, "7f3a".into(), Launch::Task).await.unwrap();
+    }
+
     pub fn chain(&self) -> Chain<'_> {
         let sink = EventSink::new();
         if std::env::var_os("PGLEAP_TEST_EVENTS").is_some() {
