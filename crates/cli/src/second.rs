@@ -3,7 +3,8 @@
 //! `pgleap switchover` starts `pgleap resume --when-orphaned` beside itself and holds the other end of its standard input.
 //! The end of that pipe without a last word is the first one's death: the second then does what `pgleap resume` does, from
 //! the same journal. Guards and the fence's lease need nobody, but they only let clients go on where they were; after the
-//! point of no return somebody must finish. Does not survive the host: then `resume` is typed elsewhere.
+//! point of no return somebody must finish. Where only readers were led away, whom nobody watches any more, it leads them
+//! back. Does not survive the host: then `resume` is typed elsewhere.
 
 use std::{
     fs::OpenOptions,
@@ -13,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-use pgleap_upgrade::switchover::is_felt;
+use pgleap_saga::PlanState;
+use pgleap_upgrade::{readers, switchover::is_felt};
 
 use crate::{
     commands::drive::{Verb, drive_begun},
@@ -89,7 +91,13 @@ pub async fn stand_by(site: &Site, out: Out) -> Result<Exit, CommandError> {
     let Some(journal) = site.read()? else { return Ok(Exit::Done) };
     let plans = journal.plans()?;
     drop(journal);
-    // before it is felt nobody waits, and whoever killed the first may have meant it
-    let paused = plans.iter().any(|plan| plan.outcome.is_none() && is_felt(plan));
-    if paused { drive_begun(site, out, Verb::Resume).await } else { Ok(Exit::Done) }
+    let open = |is: fn(&PlanState) -> bool| plans.iter().any(|plan| plan.outcome.is_none() && is(plan));
+    if open(is_felt) {
+        drive_begun(site, out, Verb::Resume).await
+    } else if open(readers::are_led) {
+        drive_begun(site, out, Verb::LeadReadersBack).await
+    } else {
+        // nobody waits, and whoever killed the first may have meant it
+        Ok(Exit::Done)
+    }
 }

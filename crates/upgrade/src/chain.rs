@@ -12,7 +12,7 @@ use crate::{
     finalize,
     fix::{self, Remedy},
     pg::Side,
-    provision,
+    provision, readers,
     replicate::{self, Watched},
     standing::{Standing, from_of, standing},
     switchover::{
@@ -319,6 +319,21 @@ impl<'a> Chain<'a> {
             self.events.emit(Event { at: jiff::Timestamp::now(), plan: id, step: None, kind });
             timing::until_next(&cx, delay, attempt.attempt, &self.stop).await?;
         }
+    }
+
+    /// Takes a switchover back in which readers were led to the target's standbys and writers have not followed.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn lead_readers_back(&self, why: &str) -> Result<Outcome, ChainError> {
+        let plans = self.journal.plans()?;
+        let Some(state) = plans.iter().find(|plan| plan.outcome.is_none() && readers::are_led(plan)) else {
+            let (verb, hint) = ("lead readers back", "`pgleap status` says where the upgrade stands");
+            return Err(ChainError::NotNow { verb, why: "no switchover has led them away".to_owned(), hint });
+        };
+        let plan = self.rebuild(state);
+        let cause = StepError::fatal(why, "`pgleap switchover` begins anew");
+        Ok(self.executor(&plan).unwind(&plan, self.world, cause).await?)
     }
 
     /// Finishes what was begun, or takes it back, as the journal says.

@@ -25,6 +25,8 @@ pub enum Verb {
     Rollback(Timing),
     /// End what was interrupted.
     Resume,
+    /// Take a switchover back whose readers nobody watches any more.
+    LeadReadersBack,
     /// Leave the source as it was found.
     Unwind,
     /// Give up the way back.
@@ -117,6 +119,7 @@ async fn act(chain: &Chain<'_>, verb: &Verb) -> Result<Outcome, ChainError> {
         Verb::Switchover(timing) => chain.switchover_when(timing).await,
         Verb::Rollback(timing) => chain.rollback_when(timing).await,
         Verb::Resume => chain.resume().await,
+        Verb::LeadReadersBack => chain.lead_readers_back("pgleap died before writers followed the readers").await,
         Verb::Unwind => chain.unwind("taken back on request").await,
         Verb::Finalize => chain.finalize().await,
         Verb::Fix | Verb::Unfix => chain.resume().await,

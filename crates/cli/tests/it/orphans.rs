@@ -1,6 +1,10 @@
-//! kill -9 in and after the write pause, and nobody types anything: clients go on by themselves, without an error.
+//! kill -9 in and after the write pause, and while only readers have moved, and nobody types anything: clients go on by
+//! themselves, without an error.
 
 use std::{os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
+
+use pgleap_lab::Application;
+use tokio_postgres::SimpleQueryMessage;
 
 use crate::scene::{Clients, DATABASE, Scene, connect};
 
@@ -18,6 +22,10 @@ const TAKEN_OVER: [&str; 8] = [
     "switchover.move_clients.after_run",
     "switchover.turn_replication.between",
 ];
+
+/// Where readers were led away, or are being, and writers have not followed.
+const READERS_LED_BACK: [&str; 3] =
+    ["readers.move_pools.after_pause", "readers.watch_window.after_started", "switchover.warm_up.after_run"];
 
 /// Where a host dies, with the first process and the second: the guards' leases and the fence's end the pause.
 const LEFT_ALONE: [&str; 3] =
@@ -68,6 +76,38 @@ async fn switchover_whose_process_is_killed_is_ended_by_a_second_one() {
     }
     stray_writes_are_told(&scene).await;
     assert_eq!(scene.failed(), [0]);
+    scene.verdict().await;
+}
+
+/// Returns to which port those who only read are led.
+async fn readers_lead_to(scene: &Scene) -> u16 {
+    let client = connect(scene.lab.reading_through_pooler(DATABASE)).await;
+    let rows = client.simple_query("SELECT pg_catalog.current_setting('port')").await.unwrap();
+    let port = rows.iter().find_map(|row| match row {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    });
+    port.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_whom_nobody_watches_any_more_are_led_back_by_the_second_process() {
+    let scene = Scene::set("window", |spec| spec.readers = true).await.with_clients(CLIENTS).await;
+    let (of_source, of_target) = scene.lab.reader_ports.unwrap();
+    let readers = Application::reading(&scene.lab.reading_through_pooler(DATABASE), 2, 20);
+    assert_eq!(scene.run(&["run"]).await.code(), Some(0));
+    scene.lab.start_target_standby().await.unwrap();
+    for point in READERS_LED_BACK {
+        die_at(&scene, point, false).await;
+        scene.until(&format!("the switchover to be taken back after {point}"), || scene.standing() == "in_sync").await;
+        assert_eq!(readers_lead_to(&scene).await, of_source, "{point}");
+        scene.until("the second process to end", || scene.is_unlocked()).await;
+    }
+    assert_eq!(scene.run(&["switchover"]).await.code(), Some(0));
+    assert_eq!(readers_lead_to(&scene).await, of_target);
+    let read = readers.stop().await;
+    assert!(read.transactions > 100 && read.failed == 0, "{read:?}");
+    scene.all_go_on_well("three deaths and a switchover").await;
     scene.verdict().await;
 }
 

@@ -19,6 +19,8 @@ pub use watch_window::WatchWindow;
 
 use std::sync::Arc;
 
+use pgleap_saga::{PlanState, Step};
+
 use crate::{
     pg::{Cluster, Side},
     pgbouncer::ini::Address,
@@ -42,6 +44,11 @@ impl Reader {
             Side::Target => &self.of_target,
         }
     }
+}
+
+/// Whether a switchover has readers at the target's standbys, or on the way there.
+pub fn are_led(plan: &PlanState) -> bool {
+    plan.steps.iter().any(|step| step.name == MovePools::NAME.0 && step.may_have_effect())
 }
 
 /// Returns where a cluster is, as poolers name it.
