@@ -91,6 +91,9 @@ impl Keeper {
         let left = notebook.read()?;
         let (pooler, command, state) = (ward.take(), tokio::sync::Mutex::default(), std::sync::Mutex::default());
         let keeper = Arc::new(Self { called, console, pooler, notebook, command, state, tell });
+        if let Some(note) = &left {
+            keeper.pooler.remember(note.started_in.clone());
+        }
         keeper.clone().tidy();
         if let Some(note) = left {
             (keeper.tell)(&format!("{}: taking over the pause `{}`", keeper.name(), note.turn.id));
@@ -250,7 +253,7 @@ impl Keeper {
         }
         let until = Instant::now() + lease;
         let wall = Timestamp::now().saturating_add(lease).unwrap_or(Timestamp::MAX);
-        let note = Note { turn: turn.clone(), until: wall, decided: false };
+        let note = Note { turn: turn.clone(), until: wall, decided: false, started_in: self.pooler.started_in() };
         self.notebook.write(&note)?;
         self.note(note, until);
         self.clone().end_at(until);
@@ -296,7 +299,7 @@ impl Keeper {
             }
         };
         let moves = if wait { turn.moves.iter().take(1).cloned().collect() } else { turn.moves.clone() };
-        let note = Note { turn, until: wall, decided: true };
+        let note = Note { turn, until: wall, decided: true, started_in: self.pooler.started_in() };
         self.notebook.write(&note)?;
         self.note(note, until);
         self.pooler.repoint(&moves, wait, deadline).await?;

@@ -40,6 +40,9 @@ pub struct Note {
     pub until: Timestamp,
     /// The new address was decided on.
     pub decided: bool,
+    /// Where the pooler was started, if paths in its configuration lead on from there: it may be dead when they are followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_in: Option<PathBuf>,
 }
 
 /// Where the note of one pooler is kept.

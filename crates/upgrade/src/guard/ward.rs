@@ -1,6 +1,6 @@
 //! What a guard can watch over: something at which clients wait, and that can be led elsewhere.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use pgleap_saga::StepError;
 use tokio::time::Instant;
@@ -94,6 +94,21 @@ impl Kept {
         }
     }
 
+    /// Returns the directory that it was started in, if that is needed to find its files and known.
+    pub fn started_in(&self) -> Option<PathBuf> {
+        match self {
+            Self::PgBouncer(pooler) => pooler.known_directory().clone(),
+            Self::Program(_) => None,
+        }
+    }
+
+    /// Takes what an earlier guard knew of [`Self::started_in`].
+    pub fn remember(&self, started_in: Option<PathBuf>) {
+        if let Self::PgBouncer(pooler) = self {
+            *pooler.known_directory() = started_in;
+        }
+    }
+
     /// Looks at everything that the checks ask about, and changes nothing.
     ///
     /// # Errors
@@ -156,7 +171,11 @@ impl Kept {
     /// If it does not answer.
     pub async fn warm_up(&self, entries: usize) -> Result<(), StepError> {
         match self {
-            Self::PgBouncer(pooler) => Ok(pooler.warm_up(entries).await?),
+            Self::PgBouncer(pooler) => {
+                pooler.warm_up(entries).await?;
+                // where its files are is known then, also to a guard that was just started
+                pooler.ini().await.map(drop)
+            }
             Self::Program(_) => Ok(()),
         }
     }

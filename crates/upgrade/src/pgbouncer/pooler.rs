@@ -59,13 +59,22 @@ pub struct PgBouncer {
     pub(super) trial: Mutex<()>,
     /// The configuration that the process was seen to read.
     known: std::sync::Mutex<Option<Ini>>,
+    /// Where it was started, once that had to be asked: a process that died cannot tell.
+    started_in: std::sync::Mutex<Option<PathBuf>>,
 }
 
 impl PgBouncer {
     /// Describes it; nothing is connected yet.
     pub fn new(pooler: Pooler, password: Option<Secret>) -> Self {
         let (admin, spare, burst, trial) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
-        Self { pooler, password, admin, spare, burst, trial, known: std::sync::Mutex::default() }
+        let (known, started_in) = (std::sync::Mutex::default(), std::sync::Mutex::default());
+        Self { pooler, password, admin, spare, burst, trial, known, started_in }
+    }
+
+    /// Returns the directory that it was started in, if paths in its configuration had to be found from there.
+    pub fn known_directory(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        // no code that holds it can panic half way
+        self.started_in.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns a kept console connection.
@@ -260,9 +269,14 @@ impl PgBouncer {
         })
     }
 
-    /// Returns the working directory of the process, which paths in its configuration are relative to.
+    /// Returns the working directory of the process, which paths in its configuration are relative to. One that is gone had
+    /// better be started there again.
     async fn started_in(&self) -> Result<PathBuf, std::io::Error> {
-        let config = self.admin().await.map_err(std::io::Error::other)?.show("CONFIG").await;
+        let admin = match self.admin().await {
+            Ok(admin) => admin,
+            Err(gone) => return self.known_directory().clone().ok_or_else(|| std::io::Error::other(gone)),
+        };
+        let config = admin.show("CONFIG").await;
         let config = config.map_err(std::io::Error::other)?;
         let pidfile = config.iter().find(|row| row.get("key").is_some_and(|key| key == "pidfile"));
         let pidfile = pidfile.and_then(|row| row.get("value")).cloned().unwrap_or_default();
@@ -270,7 +284,9 @@ impl PgBouncer {
             return Err(std::io::Error::other("it writes no `pidfile` that would tell which process it is"));
         }
         let pid = std::fs::read_to_string(pidfile)?;
-        std::fs::read_link(format!("/proc/{}/cwd", pid.trim()))
+        let directory = std::fs::read_link(format!("/proc/{}/cwd", pid.trim()))?;
+        *self.known_directory() = Some(directory.clone());
+        Ok(directory)
     }
 
     /// Computes the configuration with every entry moved, and checks that each file of it can be replaced.

@@ -315,6 +315,47 @@ async fn entries_are_led_in_the_files_that_hold_them_as_pgbouncer_reads_those() 
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn included_file_of_a_pooler_that_died_in_the_pause_is_led_by_its_guard_and_by_the_next_one() {
+    let Some(bin) = poolers().into_iter().next() else { return };
+    let scene = Scene::start(bin, "gid").await;
+    let (account, main) = (Account::for_servers(None).unwrap(), scene.pooler.0.ini_path.clone());
+    // by a path relative to where PgBouncer runs
+    let included = scene.dir.join("p/entries.ini");
+    let (entries, rest) = std::fs::read_to_string(&main)
+        .map(|text| text.split_once("\n[pgbouncer]").map(|(entries, rest)| (entries.to_owned(), rest.to_owned())))
+        .unwrap()
+        .unwrap();
+    account.write_file(&included, &entries, 0o644).unwrap();
+    std::fs::write(&main, format!("%include {}\n[pgbouncer]{rest}", from_here(&included))).unwrap();
+    scene.ask(Verb::Reload).await.unwrap();
+    let turn = scene.turn("7f3a switchover-1", &scene.old, &scene.new).await;
+    scene.ask(Verb::Rehearse { moves: turn.moves.clone() }).await.unwrap();
+    scene.hold(&turn, AMPLE).await;
+    scene.pooler.0.kill9().await.unwrap();
+
+    // what a guard that is started again finds
+    let next = scene.dir.join("next");
+    std::fs::create_dir(&next).unwrap();
+    for file in std::fs::read_dir(&scene.dir).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "json") {
+            std::fs::copy(&file, next.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let ward = Ward::PgBouncer(described(&scene.pooler), Some(Secret::new("secret")));
+    let beside = Arc::new(Beside::new(Launch::Task, next, vec![ward]));
+    let next = GuardClient::new("it".into(), scene.console.clone(), Place::Beside(beside));
+    let led = entries.replace("port=1", "port=2");
+    assert_ne!(led, entries);
+    for guard in [&scene.client, &next] {
+        // whatever comes of it: no console answers
+        drop(guard.ask(Verb::Decide { turn: turn.clone() }, SOON).await);
+        assert_eq!(std::fs::read_to_string(&included).unwrap(), led);
+        std::fs::write(&included, &entries).unwrap();
+    }
+    scene.end();
+}
+
 /// A server that pools lead to, or will.
 struct Behind {
     server: StopOnDrop,
