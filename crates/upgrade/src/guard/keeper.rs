@@ -283,7 +283,10 @@ impl Keeper {
                 "`pgleap status` says who serves",
             ));
         }
-        let held = self.state().held.as_ref().map(|held| (held.until, held.note.until, held.clients));
+        let (held, turn) = match &self.state().held {
+            Some(held) => (Some((held.until, held.note.until, held.clients)), turn.with_all_of(&held.note.turn)),
+            None => (None, turn),
+        };
         let now = Instant::now();
         let wait = held.is_some_and(|(.., clients)| clients != Clients::LetGo);
         let (until, wall, deadline) = match held {
@@ -315,11 +318,18 @@ impl Keeper {
             self.state().held.as_ref().filter(|held| held.note.decided).map(|held| held.note.turn.moves.clone());
         let decided = decided.unwrap_or_default();
         let led: Vec<_> = decided.iter().filter(|step| step.entries.iter().any(named)).cloned().collect();
-        let later: Vec<_> = led.iter().filter(|step| decided.first() != Some(step)).cloned().collect();
-        if !later.is_empty() {
-            self.pooler.repoint(&later, true, Instant::now() + REPOINT_AT_ONCE).await?;
+        let resumed = async {
+            // those that are not written yet; and somebody may have written the others back
+            if !led.is_empty() {
+                self.pooler.repoint(&led, true, Instant::now() + REPOINT_AT_ONCE).await?;
+            }
+            self.pooler.resume(entries, &led).await
+        };
+        if let Err(error) = resumed.await {
+            // what it leads to is not what was decided, perhaps: it is shown as it is
+            self.clients(Clients::Wait);
+            return Err(error);
         }
-        self.pooler.resume(entries, &led).await?;
         // who was not named waits on, and somebody must go on looking after it
         if self.state().held.as_ref().is_some_and(|held| !held.note.turn.entries().iter().all(named)) {
             return Ok(());
@@ -373,7 +383,7 @@ impl Keeper {
         if let Err(error) = led.await {
             if note.decided && clients != Clients::LetGo {
                 self.pooler.resume(&entries, &[]).await?;
-                let told = "clients go on at the old address, where they are refused";
+                let told = "clients go on where it leads, and are refused if that is the old address";
                 (self.tell)(&format!("{}: the lease of `{id}` is over, and it cannot be led: {told}", self.name()));
                 self.clients(Clients::LetGo);
             }

@@ -20,11 +20,25 @@ pub struct Turn {
     /// Upgrade and plan, such as `7f3a switchover-1`.
     pub id: String,
     /// The entries that are paused, where they led when they were, and where they lead if that is decided. The first are led at
-    /// the decision, others when their clients go on: between the two nobody could log in to PgBouncer.
+    /// the decision, others when their clients go on: PgBouncer reads all of a file, and nobody must log in to an entry that
+    /// it leads elsewhere and keeps paused.
     pub moves: Vec<Move>,
 }
 
 impl Turn {
+    /// Returns the turn with those entries of `held` added that it does not name: they wait as well.
+    pub fn with_all_of(mut self, held: &Self) -> Self {
+        for step in &held.moves {
+            let mut left = step.clone();
+            left.entries.retain(|entry| !self.moves.iter().any(|step| step.has(&entry.name)));
+            match self.moves.iter_mut().find(|known| (&known.old, &known.new) == (&left.old, &left.new)) {
+                Some(known) => known.entries.append(&mut left.entries),
+                None => self.moves.push(left),
+            }
+        }
+        self
+    }
+
     /// Returns every entry that is paused.
     pub fn entries(&self) -> Vec<Entry> {
         self.moves.iter().flat_map(|step| &step.entries).cloned().collect()

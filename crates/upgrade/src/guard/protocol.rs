@@ -96,12 +96,13 @@ pub enum Verb {
         /// How long that may take.
         within_ms: u64,
     },
-    /// The decision is the new address: lead every entry there. Clients wait on, until `Resume` or the end of the lease.
+    /// The decision is the new address: see that every entry leads there when its clients go on. They wait on, until `Resume` or
+    /// the end of the lease.
     Decide {
         /// What was held.
         turn: Turn,
     },
-    /// Let clients go on, wherever the entries lead.
+    /// Let clients go on: where it was decided, or else where they were.
     Resume {
         /// The pause that is ended; one of another id is left alone.
         turn: String,

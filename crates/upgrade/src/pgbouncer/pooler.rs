@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const COMMAND_BUDGET: Duration = Duration::from_secs(5);
 /// How often a configuration is read again that poolers share, each of which rewrites it once.
 pub(super) const REWRITES: u32 = 20;
+/// How often clients go on in a pause: those who write, and those who only read after them.
+const BURSTS: usize = 2;
 /// How long server connections that log in are waited for before a pause.
 const LOGIN_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -54,7 +56,7 @@ pub struct PgBouncer {
     /// Consoles opened in advance, one for each entry: PAUSE holds its connection until it is done.
     spare: Mutex<Vec<Admin>>,
     /// Opened in advance for [`Self::resume`].
-    burst: Mutex<Option<Burst>>,
+    bursts: Mutex<Vec<Burst>>,
     /// One trial of its logins at a time.
     pub(super) trial: Mutex<()>,
     /// The configuration that the process was seen to read.
@@ -66,9 +68,9 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// Describes it; nothing is connected yet.
     pub fn new(pooler: Pooler, password: Option<Secret>) -> Self {
-        let (admin, spare, burst, trial) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        let (admin, spare, bursts, trial) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
         let (known, started_in) = (std::sync::Mutex::default(), std::sync::Mutex::default());
-        Self { pooler, password, admin, spare, burst, trial, known, started_in }
+        Self { pooler, password, admin, spare, bursts, trial, known, started_in }
     }
 
     /// Returns the directory that it was started in, if paths in its configuration had to be found from there.
@@ -117,7 +119,11 @@ impl PgBouncer {
             spare.push(self.enter().await?);
         }
         // one that was lost cannot be told from one that says nothing yet
-        *self.burst.lock().await = Some(Burst::enter(&self.pooler, self.password.as_ref()).await?);
+        let mut bursts = self.bursts.lock().await;
+        bursts.clear();
+        for _ in 0..BURSTS {
+            bursts.push(Burst::enter(&self.pooler, self.password.as_ref()).await?);
+        }
         Ok(())
     }
 
@@ -203,21 +209,26 @@ impl PgBouncer {
     /// # Errors
     /// A transient [`StepError`] that names the entries that stay paused, or that lead elsewhere and are paused again.
     pub async fn resume(&self, entries: &[Entry], led: &[Move]) -> Result<(), StepError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         let reload = (!led.is_empty()).then(|| "RELOAD".to_owned());
         let resume = entries.iter().map(|entry| format!("RESUME {}", quote(&entry.name)));
         let commands: Vec<_> = reload.into_iter().chain(resume).collect();
         let mut answers = self.at_once(&commands).await?;
+        let answers = answers.split_off(commands.len() - entries.len());
         let now = self.admin().await?.entries().await?;
         let astray = astray(&now, led);
-        let astray: Vec<_> = entries.iter().filter(|entry| astray.contains(&&entry.name)).cloned().collect();
         if !astray.is_empty() {
-            // nobody must go on at the old side
             *self.known() = None;
-            self.pause(&astray, Instant::now() + COMMAND_BUDGET).await?;
-            return Err(self.stays(&astray.iter().map(|entry| &entry.name).collect::<Vec<_>>()));
+            // nobody must go on at the old side who waited until now
+            let resumed =
+                entries.iter().zip(&answers).filter(|(entry, answer)| answer.is_ok() && astray.contains(&&entry.name));
+            let resumed: Vec<_> = resumed.map(|(entry, _)| entry.clone()).collect();
+            self.pause(&resumed, Instant::now() + COMMAND_BUDGET).await?;
+            return Err(self.stays(&astray));
         }
         // refused when it is not paused, which is what is wanted: the look decides
-        let answers = answers.split_off(commands.len() - entries.len());
         let is_paused = |entry: &Entry| now.iter().any(|shown| shown.name == entry.name && shown.paused);
         match entries.iter().zip(answers).find(|(entry, _)| is_paused(entry)) {
             None => Ok(()),
@@ -231,10 +242,11 @@ impl PgBouncer {
 
     /// Sends commands in one piece.
     async fn at_once(&self, commands: &[String]) -> Result<Vec<Result<Vec<Shown>, AdminError>>, AdminError> {
-        let kept = self.burst.lock().await.take();
+        let kept = self.bursts.lock().await.pop();
         if let Some(burst) = kept {
             let answers = burst.send(commands, COMMAND_BUDGET).await;
-            if !answers.iter().all(|answer| answer.as_ref().is_err_and(AdminError::is_lost)) {
+            // what was done may be done again
+            if !answers.iter().any(|answer| answer.as_ref().is_err_and(AdminError::is_lost)) {
                 return Ok(answers);
             }
         }
@@ -351,7 +363,11 @@ impl PgBouncer {
                 edited |= !exchange(&file.path, &file.old, &file.new, deadline).await?;
             }
             if !edited {
-                return Ok(known.is_some_and(|known| known.texts() == ini.texts()));
+                let same = known.as_ref().is_some_and(|known| known.texts() == ini.texts());
+                if same {
+                    *self.known() = known;
+                }
+                return Ok(same);
             }
         }
         Err(StepError::transient(format!("the configuration of PgBouncer {} is being edited", self.pooler)))

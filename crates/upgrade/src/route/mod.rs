@@ -382,7 +382,9 @@ impl Route {
                 let first = pause.ways.first().map_or(Vec::new(), |way| way.of(&entries.entries).entries);
                 let later = first.len() < entries.entries.len();
                 if later {
-                    member.guard.ask(resume(first), AT_ONCE).await?;
+                    if !first.is_empty() {
+                        member.guard.ask(resume(first), AT_ONCE).await?;
+                    }
                     follow.clone().await;
                 }
                 // all of them: a guard holds its pause until the last is named
@@ -406,7 +408,7 @@ impl Route {
         self.each(all, |entries| (verb(entries), AT_ONCE)).await
     }
 
-    /// Lets every paused entry that leads to one of `databases` at any of `addresses` go on, at every pooler that answers, each on its
+    /// Lets every paused entry that leads, or when it goes on will lead, to one of `databases` at any of `addresses` go on, at every pooler that answers, each on its
     /// own: one that does not answer must not keep the others' clients waiting. Its guard ends its pause when the lease is
     /// over. Returns how many entries were paused, and the poolers that did not answer.
     pub async fn let_go(&self, turn: &str, addresses: &[Address], databases: &[String]) -> (usize, Vec<Lost>) {

@@ -198,6 +198,27 @@ async fn decision_that_arrives_after_a_later_turn_is_not_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decision_on_a_part_of_what_is_held_leaves_nobody_waiting() {
+    let Some(bin) = poolers().into_iter().next() else { return };
+    let two = |spec: &mut PoolerSpec| spec.databases.push(("reads".into(), "127.0.0.1".into(), 1, "shop".into()));
+    let scene = Scene::between(address(1), address(2), bin, "gpt", two).await;
+    let Answer::Entries(entries) = scene.ask(Verb::Entries).await.unwrap() else { panic!("no entries") };
+    let (old, new) = (scene.old.clone(), scene.new.clone());
+    let all = Turn { id: "7f3a switchover-1".into(), moves: vec![Move { entries: entries.clone(), old, new }] };
+    scene.hold(&all, BRIEF).await;
+    // whoever gathers poolers knows of some of them alone
+    let mut some = all.clone();
+    some.moves[0].entries.truncate(1);
+    scene.ask(Verb::Decide { turn: some.clone() }).await.unwrap();
+    scene.ask(Verb::Resume { turn: some.id.clone(), entries: some.entries() }).await.unwrap();
+    until("its guard to end the rest", async || scene.status().await.held.is_none().then_some(())).await;
+    let Answer::Entries(now) = scene.ask(Verb::Entries).await.unwrap() else { panic!("no entries") };
+    assert_eq!(now.len(), 2);
+    assert!(now.iter().all(|entry| !entry.paused && entry.leads_to(&scene.new)), "{now:?}");
+    scene.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_pooler_that_cannot_be_led_are_let_go_and_it_is_led_as_soon_as_it_can_be() {
     let mut answered = Vec::new();
     for (n, bin) in poolers().into_iter().enumerate() {
@@ -624,19 +645,26 @@ async fn trial_that_ends_anywhere_leaves_no_entry_once_it_is_rehearsed_again_and
     }
 }
 
-/// Comes, asks, and goes, again and again, until told to end; returns how often, and what it was refused with.
+/// Comes, asks, and goes; an error is what it was refused with.
+async fn come(port: u16, entry: &'static str) -> Result<(), String> {
+    let once = async {
+        let (client, connection) = login(port, "app", APP, entry).connect(NoTls).await?;
+        tokio::spawn(connection);
+        client.simple_query("SELECT 1").await.map(drop)
+    };
+    let came = timeout(LONG, once).await.map_err(|_| "waits for ever".to_owned())?;
+    came.map_err(|error: tokio_postgres::Error| {
+        error.as_db_error().map_or(error.to_string(), |said| said.message().into())
+    })
+}
+
+/// Does so again and again, until told to end; returns how often, and what it was refused with.
 async fn come_and_go(port: u16, entry: &'static str, end: Arc<AtomicBool>) -> (usize, Vec<String>) {
     let (mut times, mut refused) = (0, Vec::new());
     while !end.load(Ordering::Relaxed) {
-        let once = async {
-            let (client, connection) = login(port, "app", APP, entry).connect(NoTls).await?;
-            tokio::spawn(connection);
-            client.simple_query("SELECT 1").await.map(drop)
-        };
-        match timeout(LONG, once).await {
-            Ok(Ok(())) => times += 1,
-            Ok(Err(error)) => refused.push(error.as_db_error().map_or(error.to_string(), |said| said.message().into())),
-            Err(_) => refused.push("waits for ever".into()),
+        match come(port, entry).await {
+            Ok(()) => times += 1,
+            Err(error) => refused.push(error),
         }
     }
     (times, refused)
@@ -656,9 +684,9 @@ async fn clients_that_log_in_while_they_are_led_wait_and_are_not_refused() {
         })
         .await;
         let end = Arc::new(AtomicBool::new(false));
-        let come =
-            |n: usize| tokio::spawn(come_and_go(scene.pooler.0.spec.port, ["shop", "reads"][n % 2], end.clone()));
-        let clients: Vec<_> = (0..6).map(come).collect();
+        let port = scene.pooler.0.spec.port;
+        let often = |n: usize| tokio::spawn(come_and_go(port, ["shop", "reads"][n % 2], end.clone()));
+        let clients: Vec<_> = (0..6).map(often).collect();
         let admin = Admin::enter(&described(&scene.pooler), Some(&Secret::new("secret"))).await.unwrap();
         let mut ways = [&scene.old, &scene.new];
         for turn in 0..TURNS {
@@ -680,7 +708,11 @@ async fn clients_that_log_in_while_they_are_led_wait_and_are_not_refused() {
                 pools.iter().any(|pool| pool["database"] == "reads" && pool["cl_waiting"] == "3").then_some(())
             };
             until("clients to wait for the second entry", logged_in).await;
+            let newcomers: Vec<_> = (0..10).map(|_| tokio::spawn(come(port, "reads"))).collect();
             scene.ask(resume(turn.entries())).await.unwrap();
+            for newcomer in newcomers {
+                newcomer.await.unwrap().unwrap();
+            }
             assert!(admin.entries().await.unwrap().iter().all(|entry| entry.leads_to(ways[1]) && !entry.paused));
             ways.reverse();
         }
