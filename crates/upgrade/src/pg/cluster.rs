@@ -111,8 +111,9 @@ const SESSION_OPTIONS: &str = "-c default_transaction_read_only=off -c lock_time
                                -c search_path=pg_catalog -c idle_in_transaction_session_timeout=0";
 
 /// Settings of a session that only looks, on top of those: it cannot write, whatever it is asked, and gives up where it
-/// would have to wait behind somebody's DDL. Catalog queries of many tables look expensive to the planner and are not.
-const LOOKING_OPTIONS: &str = "-c default_transaction_read_only=on -c lock_timeout=1s -c jit=off";
+/// would have to wait behind somebody's DDL. Catalog queries of many tables look expensive to the planner and are not. Times in
+/// catalogs are texts, read back in one style.
+const LOOKING_OPTIONS: &str = "-c default_transaction_read_only=on -c lock_timeout=1s -c jit=off -c DateStyle=ISO";
 
 impl Cluster {
     /// Describes a cluster; nothing is connected yet.

@@ -1,7 +1,7 @@
 //! Whether the target's installation has the source's extensions, and can bring each to its own version.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,9 @@ use super::{
     finding::{counted, has, listed},
     source::Entered,
 };
-use crate::pg::ident;
+use crate::pg::{PgError, ident};
+
+const COLUMNS: &str = include_str!("sql/list_columns_of_extensions.sql");
 
 const INSTALLED: &str = "SELECT extname::text, extversion FROM pg_catalog.pg_extension ORDER BY 1";
 
@@ -26,11 +28,13 @@ pub(super) const ABOUT: About = About {
     reads: "installed extensions against the control files and update scripts of the target's installation",
     why: "pg_upgrade takes an extension over as it is, in its old version, with the library of the new major. pgleap then runs \
           ALTER EXTENSION … UPDATE on the target, which takes scripts that lead from one version to the other. Without them it \
-          stays old, and without its files a dump of the target cannot be restored.",
+          stays old, and without its files a dump of the target cannot be restored. Values of an extension's types come to the \
+          target twice over: stored, by the copy, and as text, by the stream; both have to mean the same to the other version.",
     findings: &[
         warning("extension.not_on_target", Applied::ByHand("packages of this host are its administrator's.")),
         warning("extension.no_update_path", Applied::ByHand("packages of this host are its administrator's.")),
         note("extension.older", Applied::ByHand("`pgleap run` does it on the target.")),
+        note("extension.types_differ", Applied::ByHand("rows are compared once the target is in sync.")),
     ],
 };
 
@@ -42,7 +46,7 @@ pub(super) async fn check(database: &Entered) -> Answer {
     let path = given.map(|(_, value)| value.clone()).or_else(|| row.get(0));
     let places = places(path.as_deref(), &share);
     let rows = database.session.query(INSTALLED, &[]).await?;
-    let (mut absent, mut stuck, mut older) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut absent, mut stuck, mut older, mut differing) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
     for row in &rows {
         let (name, version): (&str, &str) = (row.get(0), row.get(1));
         let Some(offered) = Offered::find(name, &places, &share) else {
@@ -50,17 +54,56 @@ pub(super) async fn check(database: &Entered) -> Answer {
             continue;
         };
         let step = format!("{name} {version} → {}", offered.version);
-        match offered.path_from(version) {
-            _ if offered.version == version => {}
-            true => older.push((step, format!("ALTER EXTENSION {} UPDATE;", ident::quote(name)))),
-            false => {
-                let by = offered.updatable_from();
-                let by = if by.is_empty() { "no other version".to_owned() } else { listed(&by) };
-                stuck.push((step, format!("-- {name}: PostgreSQL {} has scripts from {by}", database.to)));
-            }
+        if offered.version == version {
+            continue;
+        }
+        differing.insert(name.to_owned(), step.clone());
+        if offered.path_from(version) {
+            older.push((step, format!("ALTER EXTENSION {} UPDATE;", ident::quote(name))));
+        } else {
+            let by = offered.updatable_from();
+            let by = if by.is_empty() { "no other version".to_owned() } else { listed(&by) };
+            stuck.push((step, format!("-- {name}: PostgreSQL {} has scripts from {by}", database.to)));
         }
     }
-    Ok(findings(database, &absent, stuck, older))
+    let mut findings = findings(database, &absent, stuck, older);
+    findings.extend(types(database, &differing).await?);
+    Ok(findings)
+}
+
+/// Tables whose columns are of types that the target has in another version.
+async fn types(database: &Entered, differing: &BTreeMap<String, String>) -> Result<Option<Finding>, PgError> {
+    if differing.is_empty() {
+        return Ok(None);
+    }
+    let names: Vec<_> = differing.keys().cloned().collect();
+    let rows = database.session.query(COLUMNS, &[&names]).await?;
+    let mut columns: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for row in &rows {
+        columns.entry(row.get(0)).or_default().push(row.get(1));
+    }
+    if columns.is_empty() {
+        return Ok(None);
+    }
+    let each = columns.iter().map(|(extension, columns)| {
+        let (first, others) = (columns[0], columns.len() - 1);
+        let more = if others == 0 { String::new() } else { format!(" and {}", counted(others, "other")) };
+        format!("{} in {first}{more}", differing[*extension])
+    });
+    let each: Vec<_> = each.collect();
+    let count = counted(rows.len(), "column");
+    let message = format!(
+        "{count} of database `{}` of extensions' types that change their version: {}",
+        database.name,
+        listed(&each)
+    );
+    Ok(Some(
+        Finding::note("extension.types_differ", message)
+            .because("what one version writes, stored or as text, the other has to read as the same value")
+            .number("columns", rows.len())
+            .objects(rows.iter().map(|row| row.get::<_, String>(1)))
+            .fix("pgleap verify  # before the switchover: every row is compared by its text"),
+    ))
 }
 
 type Steps = Vec<(String, String)>;

@@ -39,6 +39,7 @@ mod libraries;
 pub(crate) mod limits;
 mod long_transactions;
 mod materialized_views;
+mod partitions;
 mod pooler_entries;
 mod pooler_ini;
 mod pooler_scram_iterations;
@@ -62,6 +63,7 @@ mod slot_retention;
 mod slow_statements;
 mod subscriptions;
 mod superuser_clients;
+pub(crate) mod table_owners;
 mod tablespaces;
 mod target_port;
 mod unlogged_tables;
@@ -140,7 +142,7 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
     (&version_cluster::ABOUT, |w, s| Box::pin(version_cluster::check(w, s))),
     (&version_settings::ABOUT, |w, s| Box::pin(version_settings::check(w, s))),
     (&versions::ABOUT, |w, s| Box::pin(versions::check(w, s))),
-    (&wal_level::ABOUT, |_, s| Box::pin(wal_level::check(s))),
+    (&wal_level::ABOUT, |w, s| Box::pin(wal_level::check(w, s))),
     (&wraparound::ABOUT, |_, s| Box::pin(wraparound::check(s))),
 ];
 
@@ -155,6 +157,7 @@ const OF_DATABASE: &[(&About, OfDatabase)] = &[
     (&large_objects::ABOUT, |d| Box::pin(large_objects::check(d))),
     (&libraries::ABOUT, |d| Box::pin(libraries::check(d))),
     (&materialized_views::ABOUT, |d| Box::pin(materialized_views::check(d))),
+    (&partitions::ABOUT, |d| Box::pin(partitions::check(d))),
     (&publications::ABOUT, |d| Box::pin(publications::check(d))),
     (&recent_ddl::ABOUT, |d| Box::pin(recent_ddl::check(d))),
     (&replica_identity::ABOUT, |d| Box::pin(replica_identity::check(d))),
@@ -162,6 +165,7 @@ const OF_DATABASE: &[(&About, OfDatabase)] = &[
     (&scheduled_jobs::ABOUT, |d| Box::pin(scheduled_jobs::check(d))),
     (&sequences::ABOUT, |d| Box::pin(sequences::check(d))),
     (&session_state::ABOUT, |d| Box::pin(session_state::check(d))),
+    (&table_owners::ABOUT, |d| Box::pin(table_owners::check(d))),
     (&unlogged_tables::ABOUT, |d| Box::pin(unlogged_tables::check(d))),
     (&version_database::ABOUT, |d| Box::pin(version_database::check(d))),
     (&version_expressions::ABOUT, |d| Box::pin(version_expressions::check(d))),

@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::{
     pg::{Lsn, PgError, Session, Side, ident},
+    preflight::table_owners::{BY_OWNERS_SINCE, any_kept_out},
     provision::fix_boundary::parse_lsn,
     world::{Database, World},
 };
@@ -81,6 +82,10 @@ pub async fn create(world: &World, from: Side, database: &Database) -> Result<()
         // no `disable_on_error`: to the server a publisher that restarts is an error too, and nobody would enable it again
         if to_version >= 160_000 && from_version >= 160_000 {
             options.push_str(", origin = none");
+        }
+        // what table owners cannot apply, pgleap's role does
+        if to_version >= 10_000 * i32::from(BY_OWNERS_SINCE) && any_kept_out(&session).await? {
+            options.push_str(", run_as_owner = true");
         }
         let sql = format!(
             "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({options})",

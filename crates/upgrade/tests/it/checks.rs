@@ -10,7 +10,7 @@ use pgleap_upgrade::preflight::{
 };
 use tokio::time::Instant;
 
-use crate::preflight::{Bed, GOOD_TABLES, LONG, Wishes, assert_says, finding, ids};
+use crate::preflight::{Bed, GOOD_TABLES, LONG, Wishes, assert_says, assert_silent, finding, ids};
 
 /// What makes a finding in database `app`, and what it must say.
 struct Case {
@@ -132,6 +132,52 @@ const CASES: &[Case] = &[
             "INSERT INTO partman.part_config VALUES ('public.events', 4, 'on'), ('public.old', 4, 'off')",
         ],
         says: &["1 table of database `app`", "public.events", "premake + 30"],
+        ..ANY
+    },
+    Case {
+        id: "partition.ends_soon",
+        severity: Warning,
+        sql: &[
+            "CREATE ROLE \"Keeper\"; CREATE TABLE days (at date, n int, PRIMARY KEY (at, n)) PARTITION BY RANGE (at); \
+             ALTER TABLE days OWNER TO \"Keeper\"; \
+             DO $$ BEGIN EXECUTE format('CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (%L) TO (%L)', \
+                 current_date - 7, current_date); END $$",
+            // a partition that is partitioned again is full to its own end
+            "DO $$ BEGIN EXECUTE format('CREATE TABLE days_2 PARTITION OF days FOR VALUES FROM (%1$L) TO (%2$L) PARTITION BY RANGE \
+                 (at); CREATE TABLE days_2_1 PARTITION OF days_2 FOR VALUES FROM (%1$L) TO (%2$L)', \
+                 current_date, current_date + 7); END $$",
+            "CREATE TABLE moments (at timestamptz PRIMARY KEY) PARTITION BY RANGE (at); \
+             DO $$ BEGIN EXECUTE format('CREATE TABLE moments_1 PARTITION OF moments FOR VALUES FROM (MINVALUE) TO (%L)', \
+                 current_date + 8); END $$",
+        ],
+        says: &[
+            "2 tables of database `app` without a partition for 14 days from now: `public.days (2 partitions, up to ",
+            "`public.moments (1 partition, up to ",
+            "\\c \"app\"\nSET ROLE \"Keeper\";\nCREATE TABLE public.days_20",
+            "PARTITION OF public.moments FOR VALUES FROM ('",
+            "TO (…);\nRESET ROLE;",
+        ],
+        ..ANY
+    },
+    Case {
+        id: "table_owner.kept_out",
+        severity: Warning,
+        sql: &[
+            "CREATE ROLE \"Tenant\"; CREATE TABLE forced (a int PRIMARY KEY); ALTER TABLE forced OWNER TO \"Tenant\"; \
+             ALTER TABLE forced ENABLE ROW LEVEL SECURITY; ALTER TABLE forced FORCE ROW LEVEL SECURITY",
+            "CREATE TABLE appended (a int PRIMARY KEY); ALTER TABLE appended OWNER TO \"Tenant\"; \
+             REVOKE UPDATE, DELETE, TRUNCATE ON appended FROM \"Tenant\"",
+            "CREATE TABLE late (a int PRIMARY KEY); CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON late DEFERRABLE INITIALLY \
+             DEFERRED FOR EACH ROW EXECUTE FUNCTION audit(); ALTER TABLE late ENABLE ALWAYS TRIGGER at_commit; \
+             ALTER TABLE late OWNER TO \"Tenant\"",
+        ],
+        says: &[
+            "3 tables of database `app` keep their own owner from applying changes: `public.appended (Tenant has no UPDATE, DELETE, \
+             TRUNCATE)`, `public.forced (row-level security holds for Tenant too)`, `public.late (deferred at_commit)`",
+            "ALTER ROLE \"Tenant\" BYPASSRLS;",
+            "GRANT UPDATE, DELETE, TRUNCATE ON public.appended TO \"Tenant\";",
+            "ALTER TABLE public.late ENABLE TRIGGER at_commit;",
+        ],
         ..ANY
     },
     Case {
@@ -321,6 +367,17 @@ async fn extension_with_a_way_to_the_targets_version_is_a_note_and_one_that_has_
     }
     let report = wishes.check().await;
     assert_says(&report, "extension.older", Note, &["hstore 1.4 → 1.8", "ALTER EXTENSION \"hstore\" UPDATE;"]);
+    assert_silent(&report, "extension.types_differ");
+    let stored = [
+        "CREATE DOMAIN tags AS hstore; CREATE TYPE label AS (t tags[], n int); CREATE UNLOGGED TABLE passing (t hstore)",
+        "CREATE TABLE items (a int PRIMARY KEY, t hstore); CREATE TABLE labels (a int PRIMARY KEY, l label)",
+    ];
+    bed.run("postgres", &stored).await;
+    let says =
+        ["2 columns of database `postgres`", "`hstore 1.4 → 1.8 in public.items.t and 1 other`", "pgleap verify"];
+    let report = wishes.check().await;
+    assert_says(&report, "extension.types_differ", Note, &says);
+    assert_eq!(finding(&report, "extension.types_differ").objects, ["public.items.t", "public.labels.l"]);
     bed.run("postgres", &["UPDATE pg_extension SET extversion = '1.8' WHERE extname = 'hstore'"]).await;
     assert!(!ids(&wishes.check().await).iter().any(|id| id.starts_with("extension.")));
 }

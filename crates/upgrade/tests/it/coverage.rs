@@ -158,6 +158,14 @@ async fn what_is_wrong_in_the_configuration_or_on_the_host_is_found_and_the_rest
     bed.restart(&[("shared_preload_libraries", &library)]).await;
     let report = wishes.check().await;
     assert_says(&report, "library.preload_missing", Blocker, &["`shared_preload_libraries`", &library]);
+
+    // what RDS has in place of a setting of its own
+    bed.restart(&[("wal_level", "replica"), ("rds.logical_replication", "off")]).await;
+    let report = wishes.check().await;
+    assert_silent(&report, "wal_level.not_logical");
+    let says =
+        ["`rds.logical_replication` is `off`", "aws rds modify-db-parameter-group", "aws rds reboot-db-instance"];
+    assert_says(&report, "wal_level.off_on_rds", Blocker, &says);
 }
 
 #[tokio::test]

@@ -245,6 +245,21 @@ pub const GOOD_TABLES: &[&str] = &[
     "CREATE TABLE parted (a int, b int) PARTITION BY RANGE (a); \
      CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (9); ALTER TABLE parted_1 REPLICA IDENTITY FULL",
     "CREATE UNLOGGED TABLE unlogged_empty (a int)",
+    // there is always a partition for today's rows, or there has been none for long
+    "CREATE TABLE endless (at date PRIMARY KEY) PARTITION BY RANGE (at); \
+     CREATE TABLE endless_1 PARTITION OF endless FOR VALUES FROM ('2000-01-01') TO (MAXVALUE); \
+     CREATE TABLE caught (at timestamptz PRIMARY KEY) PARTITION BY RANGE (at); \
+     CREATE TABLE caught_1 PARTITION OF caught DEFAULT; \
+     CREATE TABLE ended (at timestamp PRIMARY KEY) PARTITION BY RANGE (at); \
+     CREATE TABLE ended_1 PARTITION OF ended FOR VALUES FROM ('2000-01-01') TO ('2000-02-01')",
+    // row-level security that holds for others than the owner, for a superuser, or for who bypasses it
+    "CREATE ROLE landlord; CREATE ROLE warden BYPASSRLS; \
+     CREATE TABLE let (a int PRIMARY KEY); ALTER TABLE let OWNER TO landlord; ALTER TABLE let ENABLE ROW LEVEL SECURITY; \
+     GRANT SELECT ON let TO warden; \
+     CREATE TABLE guarded (a int PRIMARY KEY); ALTER TABLE guarded OWNER TO warden; \
+     ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; ALTER TABLE guarded FORCE ROW LEVEL SECURITY; \
+     CREATE ROLE chief SUPERUSER; CREATE TABLE of_all (a int PRIMARY KEY); ALTER TABLE of_all OWNER TO chief; \
+     ALTER TABLE of_all ENABLE ROW LEVEL SECURITY; ALTER TABLE of_all FORCE ROW LEVEL SECURITY; REVOKE ALL ON of_all FROM chief",
     // none of these fires where changes are applied
     "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
      CREATE TRIGGER ordinary AFTER INSERT ON keyed FOR EACH ROW EXECUTE FUNCTION audit(); \
