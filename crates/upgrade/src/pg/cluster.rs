@@ -112,8 +112,9 @@ const SESSION_OPTIONS: &str = "-c default_transaction_read_only=off -c lock_time
 
 /// Settings of a session that only looks, on top of those: it cannot write, whatever it is asked, and gives up where it
 /// would have to wait behind somebody's DDL. Catalog queries of many tables look expensive to the planner and are not. Times in
-/// catalogs are texts, read back in one style.
-const LOOKING_OPTIONS: &str = "-c default_transaction_read_only=on -c lock_timeout=1s -c jit=off -c DateStyle=ISO";
+/// catalogs are texts, read back in one style. Rows that row-level security would hide are an error, not silence.
+const LOOKING_OPTIONS: &str =
+    "-c default_transaction_read_only=on -c lock_timeout=1s -c jit=off -c DateStyle=ISO -c row_security=off";
 
 impl Cluster {
     /// Describes a cluster; nothing is connected yet.

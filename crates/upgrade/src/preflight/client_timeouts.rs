@@ -8,7 +8,7 @@ use super::{
     finding::listed,
     source::Source,
 };
-use crate::world::World;
+use crate::{pg::ident, world::World};
 
 /// What ends statements and transactions that last too long.
 const ENDING: [&str; 3] = ["statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"];
@@ -34,22 +34,61 @@ pub(super) const ABOUT: About = About {
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let names: Vec<_> = ENDING.iter().map(|name| (*name).to_owned()).collect();
     let rows = source.session.query(IN_FILES, &[&names]).await?;
-    let in_files = rows.iter().map(|row| (row.get(0), row.get(1), "postgresql.conf".to_owned()));
+    let in_files = rows.iter().map(|row| Limit {
+        name: row.get(0),
+        value: row.get(1),
+        place: "postgresql.conf".to_owned(),
+        owner: None,
+    });
     let (user, databases) = (&world.source.endpoint.user, source.names());
     let given = source.given.iter().filter(|given| {
         ENDING.contains(&given.name.as_str())
             && given.role.as_ref() != Some(user)
             && given.database.as_ref().is_none_or(|database| databases.contains(database))
     });
-    let given = given.map(|given| (given.name.clone(), given.value.clone(), given.place()));
-    let all: Vec<(String, String, String)> = in_files.chain(given).collect();
+    let given = given.map(|given| Limit {
+        name: given.name.clone(),
+        value: given.value.clone(),
+        place: given.place(),
+        owner: Some(given.owner()),
+    });
+    let all: Vec<Limit> = in_files.chain(given).collect();
     Ok(judge(world.config.budgets.write_pause, &all).into_iter().collect())
 }
 
-fn judge(pause: Duration, given: &[(String, String, String)]) -> Option<Finding> {
-    let outlasts = |value: &str| duration(value).is_some_and(|limit| limit > pause);
-    let names = given.iter().filter(|(_, value, _)| outlasts(value));
-    let names: Vec<_> = names.map(|(name, value, place)| format!("{name} = {value} ({place})")).collect();
+/// A limit, and whose it is.
+struct Limit {
+    name: String,
+    value: String,
+    /// Whose it is, in words.
+    place: String,
+    /// Whose it is, as ALTER names them; the file's without one.
+    owner: Option<String>,
+}
+
+impl Limit {
+    /// Returns the statements that shorten it, and that bring it back.
+    fn shortened(&self, pause: Duration) -> (String, String) {
+        let Self { name, value, .. } = self;
+        let short = format!("SET {name} = '{}ms';", pause.as_millis());
+        match &self.owner {
+            Some(owner) => {
+                (format!("ALTER {owner} {short}"), format!("ALTER {owner} SET {name} = {};", ident::literal(value)))
+            }
+            None => {
+                let back = format!("ALTER SYSTEM SET {name} = {}; SELECT pg_reload_conf();", ident::literal(value));
+                (format!("ALTER SYSTEM {short} SELECT pg_reload_conf();"), back)
+            }
+        }
+    }
+}
+
+fn judge(pause: Duration, given: &[Limit]) -> Option<Finding> {
+    let outlasting = given.iter().filter(|limit| duration(&limit.value).is_some_and(|limit| limit > pause));
+    let outlasting: Vec<_> = outlasting.collect();
+    let named = |limit: &&Limit| format!("{} = {} ({})", limit.name, limit.value, limit.place);
+    let names: Vec<_> = outlasting.iter().map(named).collect();
+    let (short, back): (Vec<_>, Vec<_>) = outlasting.iter().map(|limit| limit.shortened(pause)).unzip();
     let pause = pause.as_secs_f64();
     (!names.is_empty()).then(|| {
         let message = format!("clients may take longer than the write pause of {pause} s: {}", listed(&names));
@@ -57,7 +96,11 @@ fn judge(pause: Duration, given: &[(String, String, String)]) -> Option<Finding>
             .because("a pool does not pause before they have ended; the switchover waits within its budget, and then goes back")
             .number("write_pause_s", pause)
             .objects(names)
-            .fix("switch over while no long statements run, or shorten these for the hour of the switchover")
+            .fix(format!(
+                "-- before the switchover; of a role or a database it holds for sessions that begin later\n{}\n-- after it\n{}",
+                short.join("\n"),
+                back.join("\n")
+            ))
     })
 }
 
@@ -85,8 +128,10 @@ mod tests {
     fn limit_is_compared_in_whatever_unit_it_is_given() {
         let pause = Duration::from_secs(2);
         let found = |value: &str| {
-            judge(pause, &[("statement_timeout".into(), value.into(), "role app".into())])
-                .map(|finding| finding.message)
+            let owner = Some("ROLE \"app\"".into());
+            let limit =
+                Limit { name: "statement_timeout".into(), value: value.into(), place: "role app".into(), owner };
+            judge(pause, &[limit]).map(|finding| finding.message)
         };
         assert_eq!(
             found("30s").unwrap(),

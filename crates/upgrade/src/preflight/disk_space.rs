@@ -5,7 +5,7 @@ use std::{os::unix::fs::MetadataExt, path::Path};
 use nix::sys::statvfs::statvfs;
 
 use super::{
-    Answer, Finding,
+    Answer, Finding, Unanswered,
     about::{About, Applied, Topic, blocker},
     directories::existing,
     finding::size,
@@ -27,7 +27,6 @@ pub(super) const ABOUT: About = About {
     findings: &[
         blocker("directory.file_systems_differ", Applied::ByHand("where the upgrade works is said in `pgleap.toml`.")),
         blocker("disk.too_small", Applied::ByHand("disks are the administrator's.")),
-        blocker("disk.unknown", Applied::ByHand("who may look at a disk is its owner's decision.")),
     ],
 };
 
@@ -56,14 +55,12 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         (false, _) => &[(&work, 1)],
     };
     for (dir, copies) in needs {
-        let free = match free_bytes(dir) {
-            Ok(free) => free,
-            Err(error) => {
-                let message = format!("the free space of `{}` cannot be read", dir.display());
-                findings.push(Finding::blocker("disk.unknown", message).because(error.to_string()));
-                continue;
-            }
-        };
+        let free = free_bytes(dir).map_err(|error| Unanswered {
+            message: format!("the free space of `{}` cannot be read", dir.display()),
+            cause: Some(error.to_string()),
+            privilege: false,
+            remedy: None,
+        })?;
         findings.extend(too_small(dir, bytes, *copies, free));
     }
     Ok(findings)

@@ -19,6 +19,17 @@ const COLUMNS: &str = include_str!("sql/list_columns_of_extensions.sql");
 
 const INSTALLED: &str = "SELECT extname::text, extversion FROM pg_catalog.pg_extension ORDER BY 1";
 
+/// The source's own scripts; an extension whose files are gone cannot be asked for.
+const REACHED: &str = "
+    WITH available AS MATERIALIZED (
+        SELECT e.extname, e.extversion
+          FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_available_extensions AS a ON a.name = e.extname
+         WHERE e.extname = ANY ($1::text[])
+    )
+    SELECT a.extname::text, p.target
+      FROM available AS a CROSS JOIN LATERAL pg_catalog.pg_extension_update_paths(a.extname) AS p
+     WHERE p.source = a.extversion AND p.path IS NOT NULL";
+
 /// From 18 on extensions may be in several places, by a setting that is carried to the target.
 const PATH: &str = "SELECT pg_catalog.current_setting('extension_control_path', true)";
 
@@ -50,7 +61,7 @@ pub(super) async fn check(database: &Entered) -> Answer {
     for row in &rows {
         let (name, version): (&str, &str) = (row.get(0), row.get(1));
         let Some(offered) = Offered::find(name, &places, &share) else {
-            absent.push(format!("{name} {version}"));
+            absent.push((name.to_owned(), version.to_owned()));
             continue;
         };
         let step = format!("{name} {version} → {}", offered.version);
@@ -61,12 +72,12 @@ pub(super) async fn check(database: &Entered) -> Answer {
         if offered.path_from(version) {
             older.push((step, format!("ALTER EXTENSION {} UPDATE;", ident::quote(name))));
         } else {
-            let by = offered.updatable_from();
-            let by = if by.is_empty() { "no other version".to_owned() } else { listed(&by) };
-            stuck.push((step, format!("-- {name}: PostgreSQL {} has scripts from {by}", database.to)));
+            let by = offered.updatable_from().into_iter().map(str::to_owned).collect();
+            stuck.push(Stuck { name: name.to_owned(), step, by, next: None });
         }
     }
-    let mut findings = findings(database, &absent, stuck, older);
+    lead_on(database, &mut stuck).await?;
+    let mut findings = findings(database, &absent, &stuck, older);
     findings.extend(types(database, &differing).await?);
     Ok(findings)
 }
@@ -106,27 +117,80 @@ async fn types(database: &Entered, differing: &BTreeMap<String, String>) -> Resu
     ))
 }
 
-type Steps = Vec<(String, String)>;
+/// An extension in a version that no script of the target leads on from.
+struct Stuck {
+    name: String,
+    /// `hstore 1.0 → 1.8`.
+    step: String,
+    /// Versions that the target's scripts lead on from.
+    by: Vec<String>,
+    /// The one of them that the source can bring it to.
+    next: Option<String>,
+}
 
-fn findings(database: &Entered, absent: &[String], stuck: Steps, older: Steps) -> Vec<Finding> {
+/// Asks the source which versions its own scripts lead to.
+async fn lead_on(database: &Entered, stuck: &mut [Stuck]) -> Result<(), PgError> {
+    let names: Vec<_> = stuck.iter().filter(|stuck| !stuck.by.is_empty()).map(|stuck| stuck.name.clone()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let rows = database.session.query(REACHED, &[&names]).await?;
+    let reached: HashSet<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    for stuck in stuck {
+        let newest = stuck.by.iter().rev().find(|by| reached.contains(&(stuck.name.clone(), (*by).clone())));
+        stuck.next = newest.cloned();
+    }
+    Ok(())
+}
+
+/// Returns the command that brings packages of the source's extensions to this host: for the target's major, or newer ones of their
+/// own. Which package a file is of, the host's own package manager knows.
+fn packages(database: &Entered, names: &[&str], newer: bool) -> String {
+    let (from, to) = (database.from, database.to);
+    let share = database.programs.source.as_ref().and_then(share).unwrap_or_else(|| Path::new("…").to_owned());
+    let share = std::fs::canonicalize(&share).unwrap_or(share);
+    let files: Vec<_> = names.iter().map(|name| format!("{}/extension/{name}.control", share.display())).collect();
+    let (files, has_dpkg) = (files.join(" "), Path::new("/usr/bin/dpkg").exists());
+    match (has_dpkg, newer) {
+        (true, true) => format!("apt-get install --only-upgrade $(dpkg -S {files} | cut -d: -f1 | sort -u)"),
+        (true, false) => format!("apt-get install $(dpkg -S {files} | cut -d: -f1 | sort -u | sed s/{from}/{to}/)"),
+        (false, true) => format!("dnf upgrade $(rpm -qf --qf '%{{NAME}}\\n' {files} | sort -u)"),
+        (false, false) => format!("dnf install $(rpm -qf --qf '%{{NAME}}\\n' {files} | sort -u | sed s/{from}/{to}/)"),
+    }
+}
+
+fn findings(
+    database: &Entered,
+    absent: &[(String, String)],
+    stuck: &[Stuck],
+    older: Vec<(String, String)>,
+) -> Vec<Finding> {
     let (to, name) = (database.to, &database.name);
+    let entered = format!("\\c {}", ident::quote(name));
     let mut findings = Vec::new();
     if !absent.is_empty() {
+        let names: Vec<_> = absent.iter().map(|(name, _)| name.as_str()).collect();
+        let dropped: Vec<_> = names.iter().map(|name| format!("DROP EXTENSION {};", ident::quote(name))).collect();
+        let absent: Vec<_> = absent.iter().map(|(name, version)| format!("{name} {version}")).collect();
         let message = format!(
             "PostgreSQL {to} on this host does not have {} of database `{name}`: {}",
             counted(absent.len(), "extension"),
-            listed(absent)
+            listed(&absent)
         );
         findings.push(
             Finding::warning("extension.not_on_target", message)
                 .because("pg_upgrade carries what they made, but they can be neither updated nor dumped and restored")
-                .objects(absent.iter().cloned())
-                .fix(format!("install their packages for PostgreSQL {to}, or DROP EXTENSION on the source")),
+                .objects(absent)
+                .fix(format!(
+                    "{}  # on this host\n-- or on the source, where nothing needs them:\n{entered}\n{}",
+                    packages(database, &names, false),
+                    dropped.join("\n")
+                )),
         );
     }
     if !stuck.is_empty() {
         let count = stuck.len();
-        let (steps, scripts): (Vec<_>, Vec<_>) = stuck.into_iter().unzip();
+        let steps: Vec<_> = stuck.iter().map(|stuck| stuck.step.as_str()).collect();
         let message = format!(
             "{} of database `{name}` {} no way to the version of PostgreSQL {to}: {}",
             counted(count, "extension"),
@@ -137,10 +201,7 @@ fn findings(database: &Entered, absent: &[String], stuck: Steps, older: Steps) -
             Finding::warning("extension.no_update_path", message)
                 .because("it stays in its old version on the target, with the new library, which need not know it")
                 .objects(steps)
-                .fix(format!(
-                    "ALTER EXTENSION … UPDATE on the source first, to a version that leads on, or another package for {to}\n{}",
-                    scripts.join("\n")
-                )),
+                .fix(remedy(database, stuck)),
         );
     }
     if !older.is_empty() {
@@ -156,10 +217,37 @@ fn findings(database: &Entered, absent: &[String], stuck: Steps, older: Steps) -
             Finding::note("extension.older", message)
                 .because("pgleap updates them on the target, before anybody works there")
                 .objects(steps)
-                .fix(format!("\\c {}\n{}  -- on the target, by hand", ident::quote(name), statements.join("\n"))),
+                .fix(format!("{entered}\n{}  -- on the target, by hand", statements.join("\n"))),
         );
     }
     findings
+}
+
+/// First what leads on by the source's own scripts, then what newer scripts are needed for.
+fn remedy(database: &Entered, stuck: &[Stuck]) -> String {
+    let (to, mut lines) = (database.to, Vec::new());
+    let (ways, none): (Vec<_>, Vec<_>) = stuck.iter().partition(|stuck| stuck.next.is_some());
+    if !ways.is_empty() {
+        lines.push(format!("\\c {}", ident::quote(&database.name)));
+    }
+    for Stuck { name, next, .. } in ways {
+        let next = next.as_deref().map(ident::literal).unwrap_or_default();
+        let name = ident::quote(name);
+        lines.push(format!(
+            "ALTER EXTENSION {name} UPDATE TO {next};  -- on the source: PostgreSQL {to} leads on from there"
+        ));
+    }
+    if !none.is_empty() {
+        let names: Vec<_> = none.iter().map(|stuck| stuck.name.as_str()).collect();
+        lines.push(format!("{}  # on this host, then look again", packages(database, &names, true)));
+    }
+    for Stuck { name, by, .. } in none {
+        let by = if by.is_empty() { "no other version".to_owned() } else { listed(by) };
+        lines.push(format!(
+            "-- {name}: PostgreSQL {to} has scripts from {by}, and the source's own lead to none of them"
+        ));
+    }
+    lines.join("\n")
 }
 
 /// Returns where an installation keeps what does not depend on the machine, by an extension that each has.

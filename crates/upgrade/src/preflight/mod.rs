@@ -18,6 +18,7 @@ mod rules;
 mod source;
 mod statements;
 
+mod applied_functions;
 mod apply_timeouts;
 mod binaries;
 mod busiest_tables;
@@ -147,6 +148,7 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
 ];
 
 const OF_DATABASE: &[(&About, OfDatabase)] = &[
+    (&applied_functions::ABOUT, |d| Box::pin(applied_functions::check(d))),
     (&busiest_tables::ABOUT, |d| Box::pin(busiest_tables::check(d))),
     (&collations::ABOUT, |d| Box::pin(collations::check(d))),
     (&event_triggers::ABOUT, |d| Box::pin(event_triggers::check(d))),

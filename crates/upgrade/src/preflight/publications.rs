@@ -6,6 +6,7 @@ use super::{
     finding::{counted, listed},
     source::Entered,
 };
+use crate::pg::ident;
 
 /// From here on publications have row filters and column lists.
 const RESTRICTED_SINCE: u16 = 15;
@@ -24,8 +25,9 @@ const TABLES: &str = "
 const NONE: &str = "'{}'::text[]";
 
 const SUBSCRIBERS: &str = "
-    SELECT count(*) FROM pg_catalog.pg_replication_slots
-     WHERE plugin = 'pgoutput' AND database = pg_catalog.current_database() AND slot_name NOT LIKE 'pgleap\\_%'";
+    SELECT slot_name::text FROM pg_catalog.pg_replication_slots
+     WHERE plugin = 'pgoutput' AND database = pg_catalog.current_database() AND slot_name NOT LIKE 'pgleap\\_%'
+     ORDER BY 1";
 
 pub(super) const ABOUT: About = About {
     check: "publications",
@@ -82,7 +84,8 @@ pub(super) async fn check(database: &Entered) -> Answer {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let subscribers: i64 = database.session.query_one(SUBSCRIBERS, &[]).await?.get(0);
+    let slots = database.session.query(SUBSCRIBERS, &[]).await?;
+    let slots: Vec<String> = slots.iter().map(|row| row.get(0)).collect();
     let publications = rows.iter().map(|row| Publication {
         name: row.get(0),
         publishes: [row.get(1), row.get(2), row.get(3), row.get(4)],
@@ -90,11 +93,28 @@ pub(super) async fn check(database: &Entered) -> Answer {
         filtered: row.get(6),
         listed: row.get(7),
     });
-    Ok(judge(&database.name, &publications.collect::<Vec<_>>(), subscribers))
+    Ok(judge(&database.name, &database.target_address, &publications.collect::<Vec<_>>(), &slots))
 }
 
-fn judge(database: &str, publications: &[Publication], subscribers: i64) -> Vec<Finding> {
-    let slots = counted(usize::try_from(subscribers).unwrap_or_default(), "slot");
+/// Returns what leads the subscriber behind a slot to the target: with its tables copied anew, as an origin that was moved by the
+/// source's WAL means nothing in the target's.
+fn led_on(slot: &str, database: &str, target: &str, publications: &[&str]) -> String {
+    let (name, publications) = (ident::quote(slot), publications.iter().map(|name| ident::quote(name)));
+    let conninfo = ident::literal(&format!("{target} dbname={database}"));
+    format!(
+        "-- on the subscriber of slot {slot}, if its subscription is called so, when the target serves:\n\
+         ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE);\n\
+         SELECT 'TRUNCATE ' || string_agg(srrelid::regclass::text, ', ') FROM pg_subscription_rel JOIN pg_subscription AS s \
+         ON s.oid = srsubid WHERE subname = {} \\gexec\n\
+         DROP SUBSCRIPTION {name};\n\
+         CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {};  -- those that it had",
+        ident::literal(slot),
+        publications.collect::<Vec<_>>().join(", ")
+    )
+}
+
+fn judge(database: &str, target: &str, publications: &[Publication], slots_there: &[String]) -> Vec<Finding> {
+    let (slots, subscribers) = (counted(slots_there.len(), "slot"), slots_there.len());
     let restricted = |publication: &&Publication| !publication.restrictions().is_empty();
     let (restricted, whole): (Vec<_>, Vec<_>) = publications.iter().partition(restricted);
     let mut findings = Vec::new();
@@ -106,20 +126,16 @@ fn judge(database: &str, publications: &[Publication], subscribers: i64) -> Vec<
             counted(names.len(), "publication"),
             listed(&names)
         );
-        findings.push(
-            Finding::warning("publication.restricted", message)
-                .because(
-                    "the target gets them as they are, its subscribers begin there with slots of their own; whoever changes a filter, \
-                     a list or publish_via_partition_root meanwhile loses rows or gets them twice",
-                )
-                .number("subscriber_slots", subscribers)
-                .objects(names)
-                .fix(
-                    "leave publications alone until `pgleap finalize`; on each subscriber, when the target serves:\n\
-                     ALTER SUBSCRIPTION … DISABLE; ALTER SUBSCRIPTION … CONNECTION '…';  -- to the target, with a slot made there \
-                     while nothing was written, else its tables are copied anew",
-                ),
-        );
+        let publications: Vec<_> = restricted.iter().map(|publication| publication.name.as_str()).collect();
+        let led: Vec<_> = slots_there.iter().map(|slot| led_on(slot, database, target, &publications)).collect();
+        let finding = Finding::warning("publication.restricted", message)
+            .because(
+                "the target gets them as they are, its subscribers begin there with slots of their own; whoever changes a filter, \
+                 a list or publish_via_partition_root before `pgleap finalize` loses rows or gets them twice",
+            )
+            .number("subscriber_slots", subscribers)
+            .objects(names);
+        findings.push(if led.is_empty() { finding } else { finding.fix(led.join("\n")) });
     }
     if !whole.is_empty() {
         let names: Vec<_> = whole.iter().map(|publication| publication.name.as_str()).collect();
@@ -152,12 +168,15 @@ mod tests {
             filtered: vec!["s.a".into()],
             listed: vec!["s.b".into()],
         };
-        let findings = judge("app", &[whole, some], 1);
+        let findings = judge("app", "host=db2 port=5433", &[whole, some], &["Shop".to_owned()]);
         assert_eq!(
             findings[0].message,
             "1 publication of database `app` with filters or options of its own, 1 slot of subscribers there: `some (row filters \
              on s.a; column lists on s.b; publish = 'insert'; publish_via_partition_root)`"
         );
+        let remedy = findings[0].remedy.clone().unwrap();
+        let anew = "CREATE SUBSCRIPTION \"Shop\" CONNECTION 'host=db2 port=5433 dbname=app' PUBLICATION \"some\";";
+        assert!(remedy.contains(anew), "{remedy}");
         assert_eq!(findings[1].message, "1 publication of database `app`, 1 slot of subscribers there: `all`");
     }
 }

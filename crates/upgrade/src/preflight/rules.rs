@@ -34,6 +34,9 @@ pub(super) struct Rule {
     /// The statement is asked once, not in each database.
     #[serde(default)]
     pub cluster: bool,
+    /// Only a superuser may read what the statement does; nobody else is asked.
+    #[serde(default)]
+    pub superuser: bool,
     /// A statement for what is concerned: columns `name` and `fix`.
     pub sql: Option<String>,
     /// A statement for the object ids of types that no stored column may have.

@@ -137,6 +137,8 @@ pub(super) struct Entered {
     pub from: u16,
     /// The target's.
     pub to: u16,
+    /// Where the target will be: `host=… port=…`.
+    pub target_address: String,
     /// What the operator gives the target.
     pub target_settings: Vec<(String, String)>,
     /// As [`Source::programs`].
@@ -184,7 +186,9 @@ impl Entered {
         let target = &world.config.target;
         let (programs, target_settings) = (source.programs.clone(), target.settings.clone());
         let (from, to, kept_clients) = (source.major(), target.version, source.kept_clients);
-        Ok(Self { name, session, from, to, target_settings, programs, may_wait: false, kept_clients })
+        let target_address = format!("host={} port={}", target.host, target.port);
+        let may_wait = false;
+        Ok(Self { name, session, from, to, target_address, target_settings, programs, may_wait, kept_clients })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     Answer,
     about::{About, Applied, Topic, blocker, note, warning},
-    rules::{self, Found, Ids},
+    rules::{self, Found, Ids, Rule},
     source::Source,
 };
 use crate::world::World;
@@ -26,7 +26,8 @@ const IDS: Ids =
 
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let mut findings = Vec::new();
-    for rule in rules::between(source.major(), world.config.target.version).filter(|rule| rule.cluster) {
+    let asked = |rule: &&Rule| rule.cluster && (source.is_superuser || !rule.superuser);
+    for rule in rules::between(source.major(), world.config.target.version).filter(asked) {
         let Some(sql) = &rule.sql else { continue };
         let rows = source.session.query(sql, &[]).await?;
         let found: Vec<_> = rows.iter().map(|row| Found { name: row.get("name"), fix: row.get("fix") }).collect();

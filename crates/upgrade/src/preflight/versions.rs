@@ -13,7 +13,6 @@ use super::{
 use crate::{config::Transfer, world::World};
 
 const SOURCES: std::ops::RangeInclusive<u16> = 13..=18;
-const TARGETS: std::ops::RangeInclusive<u16> = 14..=19;
 /// The first with pg_upgrade --swap.
 const SWAP_SINCE: u16 = 18;
 
@@ -66,7 +65,6 @@ pub(super) const ABOUT: About = About {
     findings: &[
         blocker("transfer.unsupported", Applied::ByHand("the way of transfer is said in `pgleap.toml`.")),
         blocker("version.source_unsupported", Applied::ByHand("there is no remedy.")),
-        blocker("version.target_unsupported", Applied::ByHand("the target's version is said in `pgleap.toml`.")),
         blocker("version.not_newer", Applied::ByHand("the target's version is said in `pgleap.toml`.")),
         warning(
             "version.known_bug",
@@ -90,17 +88,13 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     Ok(findings)
 }
 
+/// Which targets there are, the configuration says.
 fn pair(source: u16, target: u16) -> Vec<Finding> {
     let mut findings = Vec::new();
     if !SOURCES.contains(&source) {
         let message =
             format!("the source is PostgreSQL {source}; pgleap upgrades from {} to {}", SOURCES.start(), SOURCES.end());
         findings.push(Finding::blocker("version.source_unsupported", message));
-    }
-    if !TARGETS.contains(&target) {
-        let message =
-            format!("the target is PostgreSQL {target}; pgleap upgrades to {} to {}", TARGETS.start(), TARGETS.end());
-        findings.push(Finding::blocker("version.target_unsupported", message).fix("correct `target.version`"));
     }
     if target <= source {
         let message = format!("the target's major version, {target}, is not above the source's, {source}");
@@ -141,7 +135,7 @@ mod tests {
         assert_eq!(ids(&pair(15, 18)), [""; 0]);
         assert_eq!(ids(&pair(18, 19)), [""; 0]);
         assert_eq!(ids(&pair(15, 15)), ["version.not_newer"]);
-        assert_eq!(ids(&pair(12, 13)), ["version.source_unsupported", "version.target_unsupported"]);
+        assert_eq!(ids(&pair(12, 14)), ["version.source_unsupported"]);
         assert_eq!(ids(&pair(19, 18)), ["version.source_unsupported", "version.not_newer"]);
     }
 

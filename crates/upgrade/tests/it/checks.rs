@@ -110,7 +110,12 @@ const CASES: &[Case] = &[
         id: "timeout.outlasts_pause",
         severity: Note,
         sql: &["CREATE ROLE patient; ALTER ROLE patient IN DATABASE app SET statement_timeout = '30s'"],
-        says: &["write pause of 2 s", "statement_timeout = 30s (role patient in database app)"],
+        says: &[
+            "write pause of 2 s",
+            "statement_timeout = 30s (role patient in database app)",
+            "ALTER ROLE \"patient\" IN DATABASE \"app\" SET statement_timeout = '2000ms';\n-- after it\n",
+            "ALTER ROLE \"patient\" IN DATABASE \"app\" SET statement_timeout = '30s';",
+        ],
         ..ANY
     },
     Case {
@@ -156,6 +161,24 @@ const CASES: &[Case] = &[
             "\\c \"app\"\nSET ROLE \"Keeper\";\nCREATE TABLE public.days_20",
             "PARTITION OF public.moments FOR VALUES FROM ('",
             "TO (…);\nRESET ROLE;",
+        ],
+        ..ANY
+    },
+    Case {
+        id: "function.needs_search_path",
+        severity: Warning,
+        sql: &[
+            "CREATE SCHEMA \"Rates\"; CREATE TABLE \"Rates\".rate (k int PRIMARY KEY); CREATE DOMAIN tenth AS int",
+            "CREATE FUNCTION known(k int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS \
+             'BEGIN RETURN EXISTS (SELECT FROM rate WHERE rate.k = known.k); END'",
+            "CREATE FUNCTION tenths(a int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN a::tenth; END'",
+            "CREATE TABLE priced (a int PRIMARY KEY CHECK (known(a)) NO INHERIT, b int); CREATE INDEX by_tenths ON priced (tenths(b))",
+        ],
+        says: &[
+            "2 functions of database `app` without a search_path, where changes are applied: `public.known(integer) of constraint \
+             priced_a_check names rate`, `public.tenths(integer) of index by_tenths names tenth`",
+            "ALTER FUNCTION public.known(integer) SET search_path = \"Rates\", pg_temp;",
+            "ALTER FUNCTION public.tenths(integer) SET search_path = \"public\", pg_temp;",
         ],
         ..ANY
     },
@@ -238,7 +261,11 @@ const CASES: &[Case] = &[
             "CREATE TABLE sold (a int PRIMARY KEY, b int)",
             "CREATE PUBLICATION partial FOR TABLE sold WITH (publish = 'insert', publish_via_partition_root)",
         ],
-        says: &["`partial (publish = 'insert'; publish_via_partition_root)`", "ALTER SUBSCRIPTION … CONNECTION"],
+        says: &[
+            "`partial (publish = 'insert'; publish_via_partition_root)`",
+            "DROP SUBSCRIPTION \"debezium\";",
+            "\"partial\";  -- those that it had",
+        ],
         ..ANY
     },
     Case {
@@ -279,14 +306,19 @@ const CASES: &[Case] = &[
         sql: &[
             "INSERT INTO pg_extension SELECT 99990, 'lost', extowner, extnamespace, false, '1.0' FROM pg_extension LIMIT 1",
         ],
-        says: &["`lost 1.0`", "install their packages"],
+        says: &["`lost 1.0`", "/extension/lost.control", "\\c \"app\"\nDROP EXTENSION \"lost\";"],
         ..ANY
     },
     Case {
         id: "extension.no_update_path",
         severity: Warning,
         sql: &["UPDATE pg_extension SET extversion = '0.1' WHERE extname = 'plpgsql'"],
-        says: &["1 extension of database `app` has no way", "plpgsql 0.1 → 1.0", "has scripts from no other version"],
+        says: &[
+            "1 extension of database `app` has no way",
+            "plpgsql 0.1 → 1.0",
+            "has scripts from no other version",
+            "/extension/plpgsql.control",
+        ],
         ..ANY
     },
     // the last: everything else was made before the checkpoint
@@ -378,6 +410,17 @@ async fn extension_with_a_way_to_the_targets_version_is_a_note_and_one_that_has_
     let report = wishes.check().await;
     assert_says(&report, "extension.types_differ", Note, &says);
     assert_eq!(finding(&report, "extension.types_differ").objects, ["public.items.t", "public.labels.l"]);
+
+    // a package for the target whose scripts begin later
+    let own = bed.dir.path().join("extension");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::write(own.join("hstore.control"), "default_version = '1.8'\n").unwrap();
+    std::fs::write(own.join("hstore--1.6--1.8.sql"), "").unwrap();
+    let settings = format!("extension_control_path = \"{}:$system\"", bed.dir.path().display());
+    let report = Wishes { settings, ..wishes.clone() }.check().await;
+    let says = ["hstore 1.4 → 1.8", "\\c \"postgres\"\nALTER EXTENSION \"hstore\" UPDATE TO '1.6';  -- on the source"];
+    assert_says(&report, "extension.no_update_path", Warning, &says);
+
     bed.run("postgres", &["UPDATE pg_extension SET extversion = '1.8' WHERE extname = 'hstore'"]).await;
     assert!(!ids(&wishes.check().await).iter().any(|id| id.starts_with("extension.")));
 }

@@ -260,6 +260,13 @@ pub const GOOD_TABLES: &[&str] = &[
      ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; ALTER TABLE guarded FORCE ROW LEVEL SECURITY; \
      CREATE ROLE chief SUPERUSER; CREATE TABLE of_all (a int PRIMARY KEY); ALTER TABLE of_all OWNER TO chief; \
      ALTER TABLE of_all ENABLE ROW LEVEL SECURITY; ALTER TABLE of_all FORCE ROW LEVEL SECURITY; REVOKE ALL ON of_all FROM chief",
+    // functions that find what they name without a search_path, or do not run where changes are applied
+    "CREATE FUNCTION qualified(a int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS \
+     'BEGIN /* FROM keyed */ RETURN length(a::text) > 0 OR EXISTS (SELECT FROM public.keyed); -- qualified(1)\n END'; \
+     CREATE FUNCTION own_path(a int) RETURNS bool LANGUAGE sql IMMUTABLE SET search_path = public AS 'SELECT qualified(a)'; \
+     CREATE FUNCTION loose(a int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT keyed.a FROM keyed'; \
+     CREATE TABLE checked (a int PRIMARY KEY CHECK (qualified(a)), b int DEFAULT loose(1)); \
+     CREATE INDEX checked_b ON checked (own_path(b)); CREATE VIEW loosely AS SELECT loose(1)",
     // none of these fires where changes are applied
     "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
      CREATE TRIGGER ordinary AFTER INSERT ON keyed FOR EACH ROW EXECUTE FUNCTION audit(); \
@@ -585,6 +592,43 @@ async fn role_without_rights_and_a_standby_are_told_what_is_missing() {
     let blockers: Vec<_> = standby.blockers().map(|finding| finding.id).collect();
     assert_eq!(blockers, ["source.in_recovery"], "{standby:#?}");
     assert_says(&standby, "source.in_recovery", Severity::Blocker, &["name the primary in `source.dsn`"]);
+}
+
+/// Weeks before, and on a server whose superuser is somebody else.
+#[tokio::test]
+async fn role_with_no_more_than_the_grants_of_its_remedy_looks_at_everything() {
+    for major in [13, 15, 18] {
+        let Some(bed) = Bed::start(major, Auth::Trust).await else { continue };
+        bed.run("postgres", &["CREATE ROLE \"Looker\" LOGIN", "CREATE DATABASE app"]).await;
+        bed.run("app", GOOD_TABLES).await;
+        let sound = bed.wishes(&bed.pooler("pgbouncer".into(), "pool"));
+        let wishes = Wishes { dsn: sound.dsn.replace("user=postgres", "user=Looker"), ..sound };
+        let report = wishes.check().await;
+        assert!(ids(&report).contains("check.unanswered"), "{report:#?}");
+        let remedy = finding(&report, "role.sees_little").remedy.clone().unwrap();
+        let grants: Vec<_> = remedy.lines().filter(|line| line.starts_with("GRANT")).collect();
+        bed.run("postgres", &grants).await;
+        let report = wishes.check().await;
+        for id in ["role.sees_little", "check.unanswered", "database.unreachable"] {
+            assert_silent(&report, id);
+        }
+        let blockers: Vec<_> = report.blockers().map(|finding| finding.id).collect();
+        assert_eq!(blockers, ["pooler.unreachable", "role.not_superuser"], "{report:#?}");
+
+        // pg_cron shows each role its own jobs alone
+        let jobs = [
+            "CREATE SCHEMA cron; CREATE TABLE cron.job (jobid bigint PRIMARY KEY, command text, username text, active bool)",
+            "INSERT INTO cron.job VALUES (1, 'CALL nightly()', 'app', true); GRANT USAGE ON SCHEMA cron TO \"Looker\"",
+            "ALTER TABLE cron.job ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON cron.job USING (username = CURRENT_USER)",
+            "GRANT SELECT ON cron.job TO \"Looker\"",
+        ];
+        bed.run("app", &jobs).await;
+        let report = wishes.check().await;
+        let says = ["check `scheduled_jobs` could not look", "row-level security policy for table \"job\""];
+        assert_says(&report, "check.unanswered", Severity::Note, &says);
+        bed.run("postgres", &["ALTER ROLE \"Looker\" BYPASSRLS"]).await;
+        assert_says(&wishes.check().await, "job.runs_twice", Severity::Blocker, &["CALL nightly()"]);
+    }
 }
 
 #[tokio::test]

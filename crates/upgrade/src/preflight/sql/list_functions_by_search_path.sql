@@ -1,0 +1,55 @@
+-- Lists functions that run where changes are applied and name tables, functions or types of a schema that only a search_path finds.
+-- Runs on: source, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
+-- Columns: function text (regprocedure, as SQL writes it), users text[] (what they run for), names text[], schemas text[] (of the names)
+WITH used (function, by) AS (
+    SELECT d.refobjid, pg_catalog.format('constraint %I', c.conname)
+      FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_constraint AS c ON c.oid = d.objid AND c.contype = 'c'
+     WHERE d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+       AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    UNION
+    SELECT d.refobjid, pg_catalog.format('index %I', c.relname)
+      FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_index AS i ON i.indexrelid = d.objid
+      JOIN pg_catalog.pg_class AS c ON c.oid = d.objid
+     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+       AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    UNION
+    SELECT d.refobjid, pg_catalog.format('generated column %I', a.attname)
+      FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_attrdef AS f ON f.oid = d.objid
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> ''
+     WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+       AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    UNION
+    SELECT tgfoid, pg_catalog.format('trigger %I', tgname) FROM pg_catalog.pg_trigger WHERE tgenabled IN ('A', 'R')
+), bodies AS (
+    SELECT p.oid, (SELECT array_agg(u.by ORDER BY u.by) FROM used AS u WHERE u.function = p.oid) AS users,
+           -- without comments and texts
+           pg_catalog.lower(pg_catalog.regexp_replace(p.prosrc, '--[^\n]*|/\*(?:[^*]|\*(?!/))*\*/|''[^'']*''', ' ', 'g')) AS body
+      FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+     WHERE p.oid IN (SELECT function FROM used) AND p.oid >= 16384 AND l.lanname IN ('sql', 'plpgsql')
+       -- a body that was parsed when it was made names what it means
+       AND pg_catalog.to_jsonb(p) ->> 'prosqlbody' IS NULL
+       AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS c WHERE c LIKE 'search\_path=%')
+), named (oid, kind, name) AS (
+    SELECT b.oid, 'relation', m[1]
+      FROM bodies AS b, pg_catalog.regexp_matches(b.body, '\m(?:from|join|into|update|only)\s+([a-z_]\w*)\M(?!\s*[.(])', 'g') AS m
+    UNION
+    SELECT b.oid, 'function', m[1]
+      FROM bodies AS b, pg_catalog.regexp_matches(b.body, '(?<![.\w])([a-z_]\w*)\s*\(', 'g') AS m
+    UNION
+    SELECT b.oid, 'type', m[1]
+      FROM bodies AS b, pg_catalog.regexp_matches(b.body, '::\s*([a-z_]\w*)\M(?!\s*\.)', 'g') AS m
+), known (kind, name, schema) AS (
+    SELECT 'relation', relname, relnamespace FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
+    UNION SELECT 'function', proname, pronamespace FROM pg_catalog.pg_proc
+    UNION SELECT 'type', typname, typnamespace FROM pg_catalog.pg_type
+), found AS (
+    SELECT DISTINCT n.oid, n.name, s.nspname
+      FROM named AS n JOIN known AS k ON k.kind = n.kind AND k.name = n.name
+      JOIN pg_catalog.pg_namespace AS s ON s.oid = k.schema
+     WHERE s.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND s.nspname NOT LIKE 'pg\_temp\_%'
+       AND NOT EXISTS (SELECT FROM known AS own WHERE own.kind = n.kind AND own.name = n.name
+                          AND own.schema = 'pg_catalog'::pg_catalog.regnamespace)
+)
+SELECT f.oid::pg_catalog.regprocedure::text AS function, b.users,
+       array_agg(DISTINCT f.name) AS names, array_agg(DISTINCT f.nspname::text) AS schemas
+  FROM found AS f JOIN bodies AS b ON b.oid = f.oid GROUP BY f.oid, b.users ORDER BY 1
