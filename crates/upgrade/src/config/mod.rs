@@ -88,6 +88,8 @@ pub struct Target {
     pub data_dir: PathBuf,
     /// Settings for the target's `postgresql.conf`, over those carried from the source.
     pub settings: Vec<(String, String)>,
+    /// Changes are applied by pgleap's role, also where the server would have each table's owner apply them.
+    pub run_as_owner: bool,
 }
 
 /// `[provider]`, kind `self_managed`
@@ -324,6 +326,7 @@ impl Config {
             port: target.port("port"),
             data_dir: target.required_path("data_dir"),
             settings: target.settings("settings"),
+            run_as_owner: target.flag("run_as_owner").unwrap_or(false),
         };
         if (&target_part.host, target_part.port) == (&source_part.host, source_part.port) {
             target.problem("port", "is the source's own port: the two clusters run side by side");

@@ -284,11 +284,16 @@ impl PgBouncer {
     /// Returns the working directory of the process, which paths in its configuration are relative to. One that is gone had
     /// better be started there again.
     async fn started_in(&self) -> Result<PathBuf, std::io::Error> {
-        let admin = match self.admin().await {
-            Ok(admin) => admin,
-            Err(gone) => return self.known_directory().clone().ok_or_else(|| std::io::Error::other(gone)),
+        let directory = match self.ask_started_in().await {
+            Err(unknown) => return self.known_directory().clone().ok_or(unknown),
+            Ok(directory) => directory,
         };
-        let config = admin.show("CONFIG").await;
+        *self.known_directory() = Some(directory.clone());
+        Ok(directory)
+    }
+
+    async fn ask_started_in(&self) -> Result<PathBuf, std::io::Error> {
+        let config = self.admin().await.map_err(std::io::Error::other)?.show("CONFIG").await;
         let config = config.map_err(std::io::Error::other)?;
         let pidfile = config.iter().find(|row| row.get("key").is_some_and(|key| key == "pidfile"));
         let pidfile = pidfile.and_then(|row| row.get("value")).cloned().unwrap_or_default();
@@ -296,9 +301,7 @@ impl PgBouncer {
             return Err(std::io::Error::other("it writes no `pidfile` that would tell which process it is"));
         }
         let pid = std::fs::read_to_string(pidfile)?;
-        let directory = std::fs::read_link(format!("/proc/{}/cwd", pid.trim()))?;
-        *self.known_directory() = Some(directory.clone());
-        Ok(directory)
+        std::fs::read_link(format!("/proc/{}/cwd", pid.trim()))
     }
 
     /// Computes the configuration with every entry moved, and checks that each file of it can be replaced.

@@ -34,9 +34,16 @@ pub(super) async fn check(database: &Entered) -> Answer {
     for row in &rows {
         let (function, users): (&str, Vec<String>) = (row.get("function"), row.get("users"));
         let (named, schemas): (Vec<String>, Vec<String>) = (row.get("names"), row.get("schemas"));
-        names.push(format!("{function} of {} names {}", users.join(", "), named.join(", ")));
+        let (count, ambiguous): (i64, Vec<String>) = (row.get("count"), row.get("ambiguous"));
+        let more = usize::try_from(count).unwrap_or_default().saturating_sub(users.len());
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        names.push(format!("{function} of {}{more} names {}", users.join(", "), named.join(", ")));
         let schemas: Vec<_> = schemas.iter().map(|schema| ident::quote(schema)).collect();
-        remedy.push(format!("ALTER FUNCTION {function} SET search_path = {}, pg_temp;", schemas.join(", ")));
+        let schemas = schemas.join(", ");
+        remedy.push(match ambiguous.as_slice() {
+            [] => format!("ALTER FUNCTION {function} SET search_path = {schemas}, pg_temp;  -- and what else it needs: try it first"),
+            names => format!("-- {function}: write its schema before each of {}, which are in several of {schemas}", names.join(", ")),
+        });
         objects.push(function.to_owned());
     }
     let count = counted(names.len(), "function");

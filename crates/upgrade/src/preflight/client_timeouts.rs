@@ -97,7 +97,8 @@ fn judge(pause: Duration, given: &[Limit]) -> Option<Finding> {
             .number("write_pause_s", pause)
             .objects(names)
             .fix(format!(
-                "-- before the switchover; of a role or a database it holds for sessions that begin later\n{}\n-- after it\n{}",
+                "-- just before the switchover: longer statements fail from then on, of everybody at once where it is the whole \
+                 cluster's, else of sessions that begin later\n{}\n-- after it\n{}",
                 short.join("\n"),
                 back.join("\n")
             ))

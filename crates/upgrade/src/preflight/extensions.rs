@@ -151,10 +151,11 @@ fn packages(database: &Entered, names: &[&str], newer: bool) -> String {
     let share = std::fs::canonicalize(&share).unwrap_or(share);
     let files: Vec<_> = names.iter().map(|name| format!("{}/extension/{name}.control", share.display())).collect();
     let (files, has_dpkg) = (files.join(" "), Path::new("/usr/bin/dpkg").exists());
+    let careful = "# look first at what this replaces: with the source's server in it, it restarts that\n";
     match (has_dpkg, newer) {
-        (true, true) => format!("apt-get install --only-upgrade $(dpkg -S {files} | cut -d: -f1 | sort -u)"),
+        (true, true) => format!("{careful}apt-get install --only-upgrade $(dpkg -S {files} | cut -d: -f1 | sort -u)"),
         (true, false) => format!("apt-get install $(dpkg -S {files} | cut -d: -f1 | sort -u | sed s/{from}/{to}/)"),
-        (false, true) => format!("dnf upgrade $(rpm -qf --qf '%{{NAME}}\\n' {files} | sort -u)"),
+        (false, true) => format!("{careful}dnf upgrade $(rpm -qf --qf '%{{NAME}}\\n' {files} | sort -u)"),
         (false, false) => format!("dnf install $(rpm -qf --qf '%{{NAME}}\\n' {files} | sort -u | sed s/{from}/{to}/)"),
     }
 }

@@ -75,6 +75,11 @@ fn judge(database: &str, tables: &[Ending]) -> Option<Finding> {
             ))
             .number("tables", tables.len())
             .objects(tables.iter().map(|table| table.table.clone()))
-            .fix(format!("\\c {}\n{}\nRESET ROLE;", ident::quote(database), remedy.collect::<Vec<_>>().join("\n"))),
+            .fix(format!(
+                "-- before `pgleap run`; later, on both sides. Each takes the table for a moment: nobody waits long behind it\n\
+                 \\c {}\nSET lock_timeout = '300ms';\n{}\nRESET ROLE;",
+                ident::quote(database),
+                remedy.collect::<Vec<_>>().join("\n")
+            )),
     )
 }

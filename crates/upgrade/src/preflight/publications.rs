@@ -102,14 +102,17 @@ fn led_on(slot: &str, database: &str, target: &str, publications: &[&str]) -> St
     let (name, publications) = (ident::quote(slot), publications.iter().map(|name| ident::quote(name)));
     let conninfo = ident::literal(&format!("{target} dbname={database}"));
     format!(
-        "-- on the subscriber of slot {slot}, if its subscription is called so, when the target serves:\n\
+        "-- on the subscriber of slot {slot}, if its subscription is called so and nothing else fills these tables, when the target \
+         serves:\n\
          ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE);\n\
          SELECT 'TRUNCATE ' || string_agg(srrelid::regclass::text, ', ') FROM pg_subscription_rel JOIN pg_subscription AS s \
          ON s.oid = srsubid WHERE subname = {} \\gexec\n\
          DROP SUBSCRIPTION {name};\n\
-         CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {};  -- those that it had",
+         CREATE SUBSCRIPTION {name} CONNECTION {conninfo} PUBLICATION {};  -- those that it had\n\
+         SELECT pg_drop_replication_slot({});  -- on the source, where it would keep WAL",
         ident::literal(slot),
-        publications.collect::<Vec<_>>().join(", ")
+        publications.collect::<Vec<_>>().join(", "),
+        ident::literal(slot)
     )
 }
 

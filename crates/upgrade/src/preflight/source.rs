@@ -147,6 +147,8 @@ pub(super) struct Entered {
     pub may_wait: bool,
     /// As [`Source::kept_clients`].
     pub kept_clients: bool,
+    /// pgleap's role applies what table owners would.
+    pub run_as_owner: bool,
 }
 
 fn major_of(version_num: u32) -> u16 {
@@ -187,8 +189,19 @@ impl Entered {
         let (programs, target_settings) = (source.programs.clone(), target.settings.clone());
         let (from, to, kept_clients) = (source.major(), target.version, source.kept_clients);
         let target_address = format!("host={} port={}", target.host, target.port);
-        let may_wait = false;
-        Ok(Self { name, session, from, to, target_address, target_settings, programs, may_wait, kept_clients })
+        let run_as_owner = target.run_as_owner;
+        Ok(Self {
+            name,
+            session,
+            from,
+            to,
+            target_address,
+            target_settings,
+            programs,
+            may_wait: false,
+            kept_clients,
+            run_as_owner,
+        })
     }
 }
 

@@ -81,6 +81,7 @@ impl Statements {
 
     /// Returns what shows the texts of statements with these ids.
     pub fn texts(&self, ids: &[&str]) -> String {
+        let ids = if ids.is_empty() { &["NULL"] } else { ids };
         format!(
             "\\c {}\nSELECT queryid, query FROM {}.pg_stat_statements WHERE queryid IN ({});  -- their texts",
             crate::pg::ident::quote(&self.database),

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Finding,
-    about::{About, Applied, Topic, warning},
+    about::{About, Applied, Topic, blocker},
     finding::{counted, listed},
     source::Entered,
 };
@@ -20,12 +20,15 @@ pub(super) const ABOUT: About = About {
             are applied",
     why: "Up to 15 changes are applied with the rights of the subscription's owner, pgleap's role, which as a superuser is subject \
           to none of this. From 16 on they are applied with those of each table's owner: forced row-level security, a privilege \
-          that the owner revoked from itself, or a deferred trigger that fires on apply stops replication. Where there is one, \
-          pgleap makes the database's subscription with `run_as_owner = true`, which applies as up to 15. Row-level security that \
-          is not forced keeps no owner out. Rows are compared by a superuser, who sees all of them.",
-    findings: &[warning(
+          that the owner revoked from itself, or a deferred trigger that fires on apply stops replication. `run_as_owner = true` under \
+          [target] has changes applied as up to 15; but then triggers that fire on apply, and functions in indexes and constraints, \
+          run with a superuser's rights, whoever wrote them. Row-level security that is not forced keeps no owner out. Rows are \
+          compared by a superuser, who sees all of them.",
+    findings: &[blocker(
         "table_owner.kept_out",
-        Applied::ByHand("pgleap has its own role apply; whose code is trusted with that is the operator's to say."),
+        Applied::ByHand(
+            "whose code is trusted with a superuser's rights, and what owners may do, is the operator's to say.",
+        ),
     )],
 };
 
@@ -40,6 +43,8 @@ struct KeptOut {
     lacking: Vec<String>,
     /// Deferred triggers, quoted where needed.
     deferred: Vec<String>,
+    /// What makes those not fire on apply, and leaves them to ordinary sessions as they are.
+    quiet: Vec<String>,
 }
 
 async fn list(session: &Session) -> Result<Vec<KeptOut>, PgError> {
@@ -50,20 +55,13 @@ async fn list(session: &Session) -> Result<Vec<KeptOut>, PgError> {
         forced: row.get("forced"),
         lacking: row.get("lacking"),
         deferred: row.get("deferred"),
+        quiet: row.get("quiet"),
     };
     Ok(rows.iter().map(read).collect())
 }
 
-/// Whether replication into this database would stop where table owners apply it.
-///
-/// # Errors
-/// [`PgError`] if the server does not say.
-pub(crate) async fn any_kept_out(session: &Session) -> Result<bool, PgError> {
-    Ok(!list(session).await?.is_empty())
-}
-
 pub(super) async fn check(database: &Entered) -> Answer {
-    if database.to < BY_OWNERS_SINCE {
+    if database.to < BY_OWNERS_SINCE || database.run_as_owner {
         return Ok(Vec::new());
     }
     Ok(judge(&database.name, &list(&database.session).await?).into_iter().collect())
@@ -81,22 +79,19 @@ fn judge(database: &str, tables: &[KeptOut]) -> Option<Finding> {
     remedy.sort();
     remedy.dedup();
     Some(
-        Finding::warning("table_owner.kept_out", message)
-            .because(
-                "from 16 on table owners apply changes, and replication stops there: in this database pgleap has its own role apply \
-                 them, and triggers that fire on apply, and functions in indexes and constraints, run with a superuser's rights",
-            )
+        Finding::blocker("table_owner.kept_out", message)
+            .because("from 16 on table owners apply changes, and replication stops there")
             .number("tables", tables.len())
             .objects(tables.iter().map(|table| table.table.clone()))
             .fix(format!(
-                "-- nothing, if the code in that database is trusted; else, for owners to apply changes:\n\\c {}\n{}",
+                "\\c {}\n{}\n-- or, if all code in that database may run as a superuser: run_as_owner = true under [target] in pgleap.toml",
                 ident::quote(database),
                 remedy.join("\n")
             )),
     )
 }
 
-fn named(KeptOut { table, owner, forced, lacking, deferred }: &KeptOut) -> String {
+fn named(KeptOut { table, owner, forced, lacking, deferred, .. }: &KeptOut) -> String {
     let mut why = Vec::new();
     if *forced {
         why.push(format!("row-level security holds for {owner} too"));
@@ -110,7 +105,7 @@ fn named(KeptOut { table, owner, forced, lacking, deferred }: &KeptOut) -> Strin
     format!("{table} ({})", why.join("; "))
 }
 
-fn remedy(KeptOut { table, owner, forced, lacking, deferred }: &KeptOut) -> Vec<String> {
+fn remedy(KeptOut { table, owner, forced, lacking, quiet, .. }: &KeptOut) -> Vec<String> {
     let role = ident::quote(owner);
     let mut lines = Vec::new();
     if *forced {
@@ -121,8 +116,7 @@ fn remedy(KeptOut { table, owner, forced, lacking, deferred }: &KeptOut) -> Vec<
     if !lacking.is_empty() {
         lines.push(format!("GRANT {} ON {table} TO {role};", lacking.join(", ")));
     }
-    // as the remedy of `trigger.fires_on_apply`: ordinary sessions still fire it
-    lines.extend(deferred.iter().map(|trigger| format!("ALTER TABLE {table} ENABLE TRIGGER {trigger};")));
+    lines.extend(quiet.iter().map(|quiet| format!("ALTER TABLE {table} {quiet};")));
     lines
 }
 

@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::{
     pg::{Lsn, PgError, Session, Side, ident},
-    preflight::table_owners::{BY_OWNERS_SINCE, any_kept_out},
+    preflight::table_owners::BY_OWNERS_SINCE,
     provision::fix_boundary::parse_lsn,
     world::{Database, World},
 };
@@ -83,8 +83,8 @@ pub async fn create(world: &World, from: Side, database: &Database) -> Result<()
         if to_version >= 160_000 && from_version >= 160_000 {
             options.push_str(", origin = none");
         }
-        // what table owners cannot apply, pgleap's role does
-        if to_version >= 10_000 * i32::from(BY_OWNERS_SINCE) && any_kept_out(&session).await? {
+        // older ones know nothing else
+        if to_version >= 10_000 * i32::from(BY_OWNERS_SINCE) && world.config.target.run_as_owner {
             options.push_str(", run_as_owner = true");
         }
         let sql = format!(

@@ -158,7 +158,7 @@ const CASES: &[Case] = &[
         says: &[
             "2 tables of database `app` without a partition for 14 days from now: `public.days (2 partitions, up to ",
             "`public.moments (1 partition, up to ",
-            "\\c \"app\"\nSET ROLE \"Keeper\";\nCREATE TABLE public.days_20",
+            "\\c \"app\"\nSET lock_timeout = '300ms';\nSET ROLE \"Keeper\";\nCREATE TABLE public.days_20",
             "PARTITION OF public.moments FOR VALUES FROM ('",
             "TO (…);\nRESET ROLE;",
         ],
@@ -184,7 +184,7 @@ const CASES: &[Case] = &[
     },
     Case {
         id: "table_owner.kept_out",
-        severity: Warning,
+        severity: Blocker,
         sql: &[
             "CREATE ROLE \"Tenant\"; CREATE TABLE forced (a int PRIMARY KEY); ALTER TABLE forced OWNER TO \"Tenant\"; \
              ALTER TABLE forced ENABLE ROW LEVEL SECURITY; ALTER TABLE forced FORCE ROW LEVEL SECURITY",
@@ -195,10 +195,10 @@ const CASES: &[Case] = &[
              ALTER TABLE late OWNER TO \"Tenant\"",
         ],
         says: &[
-            "3 tables of database `app` keep their own owner from applying changes: `public.appended (Tenant has no UPDATE, DELETE, \
-             TRUNCATE)`, `public.forced (row-level security holds for Tenant too)`, `public.late (deferred at_commit)`",
+            "3 tables of database `app` keep their own owner from applying changes: `public.appended (Tenant has no UPDATE, \
+             DELETE)`, `public.forced (row-level security holds for Tenant too)`, `public.late (deferred at_commit)`",
             "ALTER ROLE \"Tenant\" BYPASSRLS;",
-            "GRANT UPDATE, DELETE, TRUNCATE ON public.appended TO \"Tenant\";",
+            "GRANT UPDATE, DELETE ON public.appended TO \"Tenant\";",
             "ALTER TABLE public.late ENABLE TRIGGER at_commit;",
         ],
         ..ANY

@@ -1,6 +1,7 @@
 //! One guard and one PgBouncer: what a pause, a decision and a question mean to it, in every order, and what it does to files.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -670,6 +671,23 @@ async fn come_and_go(port: u16, entry: &'static str, end: Arc<AtomicBool>) -> (u
     (times, refused)
 }
 
+/// Returns what a PgBouncer was told, by its log, between a RELOAD in a pause and RESUME.
+fn between_reload_and_resume(log: &str) -> Vec<&str> {
+    let told: Vec<_> = log.lines().filter(|line| line.contains(" command issued")).collect();
+    let (mut paused, mut between) = (BTreeSet::new(), Vec::new());
+    for pair in told.windows(2) {
+        let entry = pair[0].split('\'').nth(1);
+        if pair[0].contains(" PAUSE ") {
+            paused.insert(entry);
+        } else if pair[0].contains(" RESUME ") {
+            paused.remove(&entry);
+        } else if !paused.is_empty() && !pair[1].contains(" RESUME ") {
+            between.push(pair[1]);
+        }
+    }
+    between
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_log_in_while_they_are_led_wait_and_are_not_refused() {
     const TURNS: usize = 6;
@@ -721,6 +739,8 @@ async fn clients_that_log_in_while_they_are_led_wait_and_are_not_refused() {
             let (times, refused) = client.await.unwrap();
             assert!(refused.is_empty() && times > TURNS, "{times} {refused:?}");
         }
+        let log = std::fs::read_to_string(scene.dir.join("p/pgbouncer.log")).unwrap();
+        assert_eq!(between_reload_and_resume(&log), Vec::<&str>::new());
         scene.end();
         drop((old, new));
         std::fs::remove_dir_all(dir).unwrap();

@@ -612,8 +612,9 @@ async fn role_with_no_more_than_the_grants_of_its_remedy_looks_at_everything() {
         for id in ["role.sees_little", "check.unanswered", "database.unreachable"] {
             assert_silent(&report, id);
         }
-        let blockers: Vec<_> = report.blockers().map(|finding| finding.id).collect();
-        assert_eq!(blockers, ["pooler.unreachable", "role.not_superuser"], "{report:#?}");
+        // the next major may not be here
+        let blockers = report.blockers().map(|finding| finding.id).filter(|id| *id != "binaries.missing");
+        assert_eq!(blockers.collect::<Vec<_>>(), ["pooler.unreachable", "role.not_superuser"], "{report:#?}");
 
         // pg_cron shows each role its own jobs alone
         let jobs = [

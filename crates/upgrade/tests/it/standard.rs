@@ -1,11 +1,11 @@
 //! The standard scenario: every ending of it is judged by the ledger.
 
-use pgleap_lab::LabSpec;
+use pgleap_lab::{Lab, LabSpec};
 use pgleap_saga::Outcome;
 
 use crate::{
     bed::{ask, client},
-    rig::{Rig, assert_done, directory},
+    rig::{Load, Rig, assert_done, directory},
 };
 
 /// Returns every byte that the upgrade keeps about itself: journal, logs, configuration of the servers that it made.
@@ -40,7 +40,9 @@ const SWAP: &str = "
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upgrade_unwinds_runs_again_switches_over_rolls_back_and_finishes_without_losing_a_write() {
-    let rig = Rig::start(LabSpec::new(15, 18, directory("std"))).await;
+    let lab = Lab::start(LabSpec::new(15, 18, directory("std"))).await.unwrap();
+    let text = lab.config_text().replace("[target]\n", "[target]\nrun_as_owner = true\n");
+    let rig = Rig::over(lab, &text, Load { clients: 4, rate: 60.0, application: 2 }).await;
     let (source, target) = (rig.lab.source_port, rig.lab.target_port);
     let database = rig.lab.spec.databases[0].clone();
     let seats = async |port: u16, sql: &str| {

@@ -70,6 +70,13 @@ impl Scene {
         Some(Self { lab, input })
     }
 
+    /// Has pgleap's role apply what table owners could not.
+    fn run_as_owner(&self) {
+        let path = self.lab.config_path();
+        let text = std::fs::read_to_string(&path).unwrap().replace("[target]\n", "[target]\nrun_as_owner = true\n");
+        std::fs::write(path, text).unwrap();
+    }
+
     fn database(&self) -> &str {
         &self.lab.spec.databases[0]
     }

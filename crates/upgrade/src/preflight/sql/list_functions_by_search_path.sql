@@ -1,6 +1,7 @@
 -- Lists functions that run where changes are applied and name tables, functions or types of a schema that only a search_path finds.
 -- Runs on: source, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
--- Columns: function text (regprocedure, as SQL writes it), users text[] (what they run for), names text[], schemas text[] (of the names)
+-- Columns: function text (regprocedure, as SQL writes it), users text[] (what they run for, three at most), count int8 (of all
+--          these), names text[], schemas text[] (of the names), ambiguous text[] (names that are in several schemas)
 WITH used (function, by) AS (
     SELECT d.refobjid, pg_catalog.format('constraint %I', c.conname)
       FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_constraint AS c ON c.oid = d.objid AND c.contype = 'c'
@@ -21,11 +22,13 @@ WITH used (function, by) AS (
     UNION
     SELECT tgfoid, pg_catalog.format('trigger %I', tgname) FROM pg_catalog.pg_trigger WHERE tgenabled IN ('A', 'R')
 ), bodies AS (
-    SELECT p.oid, (SELECT array_agg(u.by ORDER BY u.by) FROM used AS u WHERE u.function = p.oid) AS users,
+    SELECT p.oid, u.users, u.count,
            -- without comments and texts
            pg_catalog.lower(pg_catalog.regexp_replace(p.prosrc, '--[^\n]*|/\*(?:[^*]|\*(?!/))*\*/|''[^'']*''', ' ', 'g')) AS body
       FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
-     WHERE p.oid IN (SELECT function FROM used) AND p.oid >= 16384 AND l.lanname IN ('sql', 'plpgsql')
+      JOIN (SELECT function, count(*) AS count, (array_agg(by ORDER BY by))[1:3] AS users FROM used GROUP BY 1) AS u
+           ON u.function = p.oid
+     WHERE p.oid >= 16384 AND l.lanname IN ('sql', 'plpgsql')
        -- a body that was parsed when it was made names what it means
        AND pg_catalog.to_jsonb(p) ->> 'prosqlbody' IS NULL
        AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS c WHERE c LIKE 'search\_path=%')
@@ -43,13 +46,16 @@ WITH used (function, by) AS (
     UNION SELECT 'function', proname, pronamespace FROM pg_catalog.pg_proc
     UNION SELECT 'type', typname, typnamespace FROM pg_catalog.pg_type
 ), found AS (
-    SELECT DISTINCT n.oid, n.name, s.nspname
+    SELECT n.oid, n.name, s.nspname, n.kind
       FROM named AS n JOIN known AS k ON k.kind = n.kind AND k.name = n.name
       JOIN pg_catalog.pg_namespace AS s ON s.oid = k.schema
      WHERE s.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND s.nspname NOT LIKE 'pg\_temp\_%'
        AND NOT EXISTS (SELECT FROM known AS own WHERE own.kind = n.kind AND own.name = n.name
                           AND own.schema = 'pg_catalog'::pg_catalog.regnamespace)
 )
-SELECT f.oid::pg_catalog.regprocedure::text AS function, b.users,
-       array_agg(DISTINCT f.name) AS names, array_agg(DISTINCT f.nspname::text) AS schemas
-  FROM found AS f JOIN bodies AS b ON b.oid = f.oid GROUP BY f.oid, b.users ORDER BY 1
+SELECT f.oid::pg_catalog.regprocedure::text AS function, b.users, b.count,
+       array_agg(DISTINCT f.name) AS names, array_agg(DISTINCT f.nspname::text) AS schemas,
+       coalesce(array_agg(DISTINCT f.name) FILTER (WHERE f.places > 1), '{}') AS ambiguous
+  FROM (SELECT oid, name, nspname, count(*) OVER (PARTITION BY oid, kind, name) AS places
+          FROM (SELECT DISTINCT oid, kind, name, nspname FROM found) AS each) AS f
+  JOIN bodies AS b ON b.oid = f.oid GROUP BY f.oid, b.users, b.count ORDER BY 1
