@@ -355,8 +355,8 @@ impl Route {
     }
 
     /// Tells every guard that the new address was decided on, and lets its clients go on there as soon as `open` has ended:
-    /// that one runs beside it. Clients on any but the first way go on when `follow` has ended too. A pooler that is lost does not keep the others' clients waiting; its guard, told or not, leads
-    /// it there or meets the fence.
+    /// that one runs beside it. Clients on any but the first way go on when `follow` has ended too. A pooler that is lost does not
+    /// keep the others' clients waiting; its guard, told or not, leads it there or meets the fence.
     ///
     /// # Errors
     /// Those of `open`, or of the poolers if not one could be moved.
@@ -408,9 +408,9 @@ impl Route {
         self.each(all, |entries| (verb(entries), AT_ONCE)).await
     }
 
-    /// Lets every paused entry that leads, or when it goes on will lead, to one of `databases` at any of `addresses` go on, at every pooler that answers, each on its
-    /// own: one that does not answer must not keep the others' clients waiting. Its guard ends its pause when the lease is
-    /// over. Returns how many entries were paused, and the poolers that did not answer.
+    /// Lets every paused entry that leads, or when it goes on will lead, to one of `databases` at any of `addresses` go on, at
+    /// every pooler that answers, each on its own: one that does not answer must not keep the others' clients waiting. Its guard
+    /// ends its pause when the lease is over. Returns how many entries were paused, and the poolers that did not answer.
     pub async fn let_go(&self, turn: &str, addresses: &[Address], databases: &[String]) -> (usize, Vec<Lost>) {
         let one = async |member: &Member| {
             let let_go = async {
