@@ -5,6 +5,7 @@
 pub mod approvals;
 pub mod chain;
 pub mod config;
+mod files;
 pub mod finalize;
 pub mod fix;
 pub mod guard;

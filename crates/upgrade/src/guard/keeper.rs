@@ -87,7 +87,7 @@ impl Keeper {
     /// If there is a note that cannot be read.
     pub fn over(ward: Ward, notes: &Path, tell: Tell) -> Result<Arc<Self>, StepError> {
         let (called, console) = (ward.to_string(), ward.console());
-        let notebook = Notebook::new(notes, &console);
+        let notebook = Notebook::new(notes, &console, ward.outlives());
         let left = notebook.read()?;
         let (pooler, command, state) = (ward.take(), tokio::sync::Mutex::default(), std::sync::Mutex::default());
         let keeper = Arc::new(Self { called, console, pooler, notebook, command, state, tell });

@@ -7,10 +7,8 @@ use pgleap_saga::StepError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    pgbouncer::{
-        admin::Entry,
-        pooler::{Move, replace},
-    },
+    files::{Outlives, replace, swap},
+    pgbouncer::{admin::Entry, pooler::Move},
     world::io_failure,
 };
 
@@ -63,14 +61,15 @@ pub struct Note {
 #[derive(Debug)]
 pub struct Notebook {
     path: PathBuf,
+    outlives: Outlives,
 }
 
 impl Notebook {
-    /// Names the file for a pooler in `directory`.
-    pub fn new(directory: &Path, pooler: &str) -> Self {
+    /// Names the file for a pooler in `directory`; a pause that ends with its host needs no note after that.
+    pub fn new(directory: &Path, pooler: &str, outlives: Outlives) -> Self {
         let name: String =
             pooler.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' }).collect();
-        Self { path: directory.join(format!("pause_{name}.json")) }
+        Self { path: directory.join(format!("pause_{name}.json")), outlives }
     }
 
     /// Returns the note of a pause that was not ended, if there is one.
@@ -79,6 +78,8 @@ impl Notebook {
     /// Blocked, if it is there and cannot be read.
     pub fn read(&self) -> Result<Option<Note>, StepError> {
         match std::fs::read_to_string(&self.path) {
+            // a crash of the host left nothing in it, or blank blocks
+            Ok(text) if text.trim_matches('\0').is_empty() => Ok(None),
             Ok(text) => serde_json::from_str(&text)
                 .map(Some)
                 .map_err(|error| io_failure("understand", &self.path, error.into())),
@@ -87,12 +88,16 @@ impl Notebook {
         }
     }
 
-    /// Writes the note, durably.
+    /// Writes the note.
     ///
     /// # Errors
     /// Blocked.
     pub fn write(&self, note: &Note) -> Result<(), StepError> {
-        replace(&self.path, &serde_json::to_string(note).unwrap_or_default())
+        let text = serde_json::to_string(note).unwrap_or_default();
+        match self.outlives {
+            Outlives::Process => swap(&self.path, &text, Outlives::Process),
+            Outlives::Host => replace(&self.path, &text),
+        }
     }
 
     /// Forgets it. One that comes back after a crash of the host only resumes what is resumed.
@@ -104,5 +109,28 @@ impl Notebook {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_failure("remove", &self.path, error)),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn note_that_a_crash_of_the_host_left_blank_is_none_and_one_that_cannot_be_read_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let notebook = Notebook::new(directory.path(), "127.0.0.1:6432", Outlives::Process);
+        let turn = Turn { id: "7f3a switchover-1".into(), moves: Vec::new() };
+        let note = Note { turn, until: Timestamp::UNIX_EPOCH, decided: true, started_in: None };
+        notebook.write(&note).unwrap();
+        assert_eq!(notebook.read().unwrap(), Some(note));
+        for blank in ["", "\0\0\0"] {
+            std::fs::write(&notebook.path, blank).unwrap();
+            assert_eq!(notebook.read().unwrap(), None);
+        }
+        std::fs::write(&notebook.path, "{").unwrap();
+        assert!(notebook.read().is_err());
+        notebook.clear().unwrap();
+        assert_eq!(notebook.read().unwrap(), None);
     }
 }

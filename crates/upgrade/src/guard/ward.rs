@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::note::Turn;
 use crate::{
     config::{GuardAddress, Pooler},
+    files::Outlives,
     pg::Secret,
     pgbouncer::{
         PgBouncer,
@@ -42,6 +43,15 @@ impl Ward {
         match self {
             Self::PgBouncer(pooler, _) => pooler.guard.as_ref(),
             Self::Program(_) => None,
+        }
+    }
+
+    /// Returns what the note of a pause of it must outlive: PgBouncer's dies with the host that both are on, and begins anew with
+    /// its file; what a program pauses may be anywhere.
+    pub fn outlives(&self) -> Outlives {
+        match self {
+            Self::PgBouncer(..) => Outlives::Process,
+            Self::Program(_) => Outlives::Host,
         }
     }
 

@@ -9,7 +9,7 @@ use pgleap_saga::StepError;
 use tokio::time::Instant;
 
 use super::{Cluster, PgError, Session};
-use crate::{pgbouncer::pooler::replace, world::io_failure};
+use crate::{files::replace, world::io_failure};
 
 const BEGIN: &str = "# >>> pgleap: this server is closed to clients until the switchover";
 const END: &str = "# <<< pgleap";

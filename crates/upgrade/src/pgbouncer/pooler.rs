@@ -1,6 +1,7 @@
 //! One PgBouncer process: its entries listed, paused, led elsewhere, resumed.
 
 use std::{
+    collections::BTreeSet,
     fs::TryLockError,
     path::{Path, PathBuf},
     sync::{Arc, MutexGuard, PoisonError},
@@ -17,7 +18,11 @@ use super::{
     ini::{self, Address, Ini, IniError},
     trial,
 };
-use crate::{config::Pooler, pg::Secret};
+use crate::{
+    config::Pooler,
+    files::{Outlives, aside, keep, swap},
+    pg::Secret,
+};
 
 /// How often it is asked while something is awaited of it.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -61,6 +66,8 @@ pub struct PgBouncer {
     pub(super) trial: Mutex<()>,
     /// The configuration that the process was seen to read.
     known: std::sync::Mutex<Option<Ini>>,
+    /// Files that were swapped in a pause, to be kept when clients have gone on.
+    swapped: std::sync::Mutex<BTreeSet<PathBuf>>,
     /// Where it was started, once that had to be asked: a process that died cannot tell.
     started_in: std::sync::Mutex<Option<PathBuf>>,
 }
@@ -69,8 +76,8 @@ impl PgBouncer {
     /// Describes it; nothing is connected yet.
     pub fn new(pooler: Pooler, password: Option<Secret>) -> Self {
         let (admin, spare, bursts, trial) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
-        let (known, started_in) = (std::sync::Mutex::default(), std::sync::Mutex::default());
-        Self { pooler, password, admin, spare, bursts, trial, known, started_in }
+        let (known, swapped, started_in) = Default::default();
+        Self { pooler, password, admin, spare, bursts, trial, known, swapped, started_in }
     }
 
     /// Returns the directory that it was started in, if paths in its configuration had to be found from there.
@@ -231,7 +238,7 @@ impl PgBouncer {
         // refused when it is not paused, which is what is wanted: the look decides
         let is_paused = |entry: &Entry| now.iter().any(|shown| shown.name == entry.name && shown.paused);
         match entries.iter().zip(answers).find(|(entry, _)| is_paused(entry)) {
-            None => Ok(()),
+            None => self.keep().await,
             Some((_, Err(error))) => Err(error.into()),
             Some((entry, Ok(_))) => Err(StepError::transient(format!(
                 "PgBouncer {} keeps `{}` paused after RESUME",
@@ -338,6 +345,17 @@ impl PgBouncer {
         Ok(())
     }
 
+    fn swapped(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        // no code that holds it can panic half way
+        self.swapped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until what was swapped is what a crash of the host leaves.
+    async fn keep(&self) -> Result<(), StepError> {
+        let swapped = std::mem::take(&mut *self.swapped());
+        aside(move || swapped.iter().try_for_each(|path| keep(path))).await
+    }
+
     fn known(&self) -> MutexGuard<'_, Option<Ini>> {
         // no code that holds it can panic half way
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -364,6 +382,7 @@ impl PgBouncer {
             let mut edited = false;
             for file in ini.files().into_iter().filter(|file| file.new != file.old) {
                 edited |= !exchange(&file.path, &file.old, &file.new, deadline).await?;
+                self.swapped().insert(file.path);
             }
             if !edited {
                 let same = known.as_ref().is_some_and(|known| known.texts() == ini.texts());
@@ -391,7 +410,7 @@ impl PgBouncer {
             let now = admin.entries().await?;
             let astray = astray(&now, moves);
             if astray.is_empty() {
-                return Ok(());
+                return if wait { Ok(()) } else { self.keep().await };
             }
             if Instant::now() >= deadline {
                 return Err(self.stays(&astray));
@@ -463,51 +482,6 @@ pub(super) async fn exchange(path: &Path, old: &str, new: &str, deadline: Instan
     if std::fs::read_to_string(path).map_err(failed)? != old {
         return Ok(false);
     }
-    replace(path, new).map(|()| true)
-}
-
-/// Replaces a file in one step, so that a reader sees the old text or the new one, and durably; owner and mode are kept. A
-/// file that is not there yet is made for this user alone.
-pub(crate) fn replace(path: &Path, text: &str) -> Result<(), StepError> {
-    use std::{
-        io::Write,
-        os::unix::fs::{MetadataExt, PermissionsExt},
-    };
-    let mut next = path.to_owned().into_os_string();
-    next.push(".pgleap-next");
-    let next = PathBuf::from(next);
-    let write = || -> std::io::Result<()> {
-        let old = match std::fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            old => Some(old?),
-        };
-        let mut file = std::fs::File::create(&next)?;
-        file.set_permissions(std::fs::Permissions::from_mode(old.as_ref().map_or(0o600, MetadataExt::mode)))?;
-        if let Some(old) = old {
-            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&next, path)?;
-        std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    write().map_err(|error| crate::world::io_failure("replace", path, error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replace_keeps_the_mode_and_leaves_nothing_behind() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pgbouncer.ini");
-        std::fs::write(&path, "old").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        replace(&path, "new").unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
+    let (path, new) = (path.clone(), new.to_owned());
+    aside(move || swap(&path, &new, Outlives::Host)).await.map(|()| true)
 }

@@ -1,0 +1,96 @@
+//! Files that are replaced in one step, so that a reader sees the old text or the new one.
+
+use std::{
+    io::Write,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use pgleap_saga::StepError;
+
+use crate::world::io_failure;
+
+/// What a file that is replaced outlives. A sync is a write to the disk that somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlives {
+    /// The death of this process. After that of its host the file may be empty, or not there.
+    Process,
+    /// That of its host too: it has the old text or the new one then, and the new one once [`keep`] was called.
+    Host,
+}
+
+/// Replaces a file, durably; owner and mode are kept. A file that is not there yet is made for this user alone.
+///
+/// # Errors
+/// Blocked.
+pub fn replace(path: &Path, text: &str) -> Result<(), StepError> {
+    swap(path, text, Outlives::Host)?;
+    keep(path)
+}
+
+/// Replaces a file; owner and mode are kept. A file that is not there yet is made for this user alone.
+///
+/// # Errors
+/// Blocked.
+pub fn swap(path: &Path, text: &str, outlives: Outlives) -> Result<(), StepError> {
+    let mut next = path.to_owned().into_os_string();
+    next.push(".pgleap-next");
+    let next = PathBuf::from(next);
+    let write = || -> std::io::Result<()> {
+        let old = match std::fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            old => Some(old?),
+        };
+        let mut file = std::fs::File::create(&next)?;
+        file.set_permissions(std::fs::Permissions::from_mode(old.as_ref().map_or(0o600, MetadataExt::mode)))?;
+        if let Some(old) = old {
+            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.write_all(text.as_bytes())?;
+        if outlives == Outlives::Host {
+            file.sync_all()?;
+        }
+        std::fs::rename(&next, path)
+    };
+    write().map_err(|error| io_failure("replace", path, error))
+}
+
+/// Waits until a file that was swapped is what a crash of the host leaves.
+///
+/// # Errors
+/// Blocked.
+pub fn keep(path: &Path) -> Result<(), StepError> {
+    let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/")));
+    directory.and_then(|directory| directory.sync_all()).map_err(|error| io_failure("replace", path, error))
+}
+
+/// Does what waits for the disk where nobody else waits for it: a guard of many poolers has one thread.
+///
+/// # Errors
+/// What it said.
+pub async fn aside(work: impl FnOnce() -> Result<(), StepError> + Send + 'static) -> Result<(), StepError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(StepError::transient("pgleap ends, and a file was not replaced")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replace_keeps_the_mode_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pgbouncer.ini");
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        replace(&path, "new").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
