@@ -108,6 +108,8 @@ fn may_unwind(now: &Standing) -> Result<(), ChainError> {
     Err(ChainError::NotNow { verb: "unwind", why, hint })
 }
 
+const BEGIN_ANEW: &str = "`pgleap switchover` begins anew";
+
 /// Where the journal keeps why everything is being taken back, until it is.
 const UNWINDING: &str = "unwinding";
 
@@ -134,13 +136,17 @@ impl<'a> Chain<'a> {
     }
 
     fn executor(&self, plan: &Plan<World>) -> Executor<'_> {
+        self.executor_until(plan, self.stop.clone())
+    }
+
+    fn executor_until(&self, plan: &Plan<World>, stop: StopSignal) -> Executor<'_> {
         let used_up = match plan.kind() {
             "upgrade" => "`pgleap resume` tries again; `pgleap unwind` takes everything back",
             // elsewhere unwinding is refused, or takes back more than what failed
             _ => "`pgleap resume` tries again",
         };
         let retry = RetryPolicy { used_up, ..RetryPolicy::default() };
-        Executor::new(self.journal, self.events.clone(), retry, self.stop.clone())
+        Executor::new(self.journal, self.events.clone(), retry, stop)
     }
 
     fn next_id(&self, kind: &str) -> Result<String, ChainError> {
@@ -174,6 +180,35 @@ impl<'a> Chain<'a> {
 
     async fn begin(&self, plan: Plan<World>) -> Result<Outcome, ChainError> {
         Ok(self.executor(&plan).execute(&plan, self.world).await?)
+    }
+
+    /// Begins what may lead readers away: they are not left there, where nobody watches them any more.
+    async fn begin_move(&self, plan: Plan<World>) -> Result<Outcome, ChainError> {
+        let ended = self.begin(plan).await?;
+        let why = match &ended {
+            Outcome::Stopped => StepError::fatal("stopped on request before writers followed the readers", BEGIN_ANEW),
+            Outcome::Blocked(failure) | Outcome::NeedsOperator(failure) => failure.error.clone(),
+            Outcome::Done | Outcome::Unwound { .. } => return Ok(ended),
+        };
+        // what cannot be taken back would not go better at once
+        let was_stopped = ended == Outcome::Stopped;
+        let left = self.readers_led()?.filter(|plan| was_stopped || plan.direction == Direction::Forward);
+        match left {
+            Some(state) => self.lead_back(&state, why).await,
+            None => Ok(ended),
+        }
+    }
+
+    /// Returns the switchover that has led readers to the target's standbys, and whose writers have not begun to follow.
+    fn readers_led(&self) -> Result<Option<PlanState>, ChainError> {
+        let led = |plan: &PlanState| plan.outcome.is_none() && readers::are_led(plan) && !switchover::is_felt(plan);
+        Ok(self.journal.plans()?.into_iter().find(led))
+    }
+
+    /// Takes it back, whoever wants to stop: readers half way are worse off than at either end.
+    async fn lead_back(&self, state: &PlanState, why: StepError) -> Result<Outcome, ChainError> {
+        let plan = self.rebuild(state);
+        Ok(self.executor_until(&plan, StopSignal::new()).unwind(&plan, self.world, why).await?)
     }
 
     /// Makes the target and brings it in sync; goes on where an earlier run stopped.
@@ -295,7 +330,7 @@ impl<'a> Chain<'a> {
                 self.approved(Gate::Switchover)?;
             }
             let id = self.next_id("switchover")?;
-            let outcome = self.begin(switchover::plan_of(id.clone(), &attempt, &self.world.config)).await?;
+            let outcome = self.begin_move(switchover::plan_of(id.clone(), &attempt, &self.world.config)).await?;
             let Outcome::Unwound { cause } = &outcome else { return Ok(outcome) };
             if attempt.attempt >= attempt.attempts || self.stop.is_requested() {
                 return Ok(outcome);
@@ -326,14 +361,14 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// [`ChainError`].
     pub async fn lead_readers_back(&self, why: &str) -> Result<Outcome, ChainError> {
-        let plans = self.journal.plans()?;
-        let Some(state) = plans.iter().find(|plan| plan.outcome.is_none() && readers::are_led(plan)) else {
-            let (verb, hint) = ("lead readers back", "`pgleap status` says where the upgrade stands");
-            return Err(ChainError::NotNow { verb, why: "no switchover has led them away".to_owned(), hint });
-        };
-        let plan = self.rebuild(state);
-        let cause = StepError::fatal(why, "`pgleap switchover` begins anew");
-        Ok(self.executor(&plan).unwind(&plan, self.world, cause).await?)
+        match self.readers_led()? {
+            Some(state) => self.lead_back(&state, StepError::fatal(why, BEGIN_ANEW)).await,
+            None => Err(ChainError::NotNow {
+                verb: "lead readers back",
+                why: "no switchover has led them away".to_owned(),
+                hint: "`pgleap status` says where the upgrade stands",
+            }),
+        }
     }
 
     /// Finishes what was begun, or takes it back, as the journal says.
@@ -371,7 +406,7 @@ impl<'a> Chain<'a> {
         if forward && state.kind == "switchover" && from_of(state) == Side::Source && !switchover::is_felt(state) {
             self.approved(Gate::Switchover)?;
         }
-        self.begin(self.rebuild(state)).await
+        self.begin_move(self.rebuild(state)).await
     }
 
     /// Returns why everything is being taken back, if that was begun and has not ended.

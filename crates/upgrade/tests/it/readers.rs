@@ -147,6 +147,33 @@ async fn readers_on_a_bad_standby_are_led_back_and_nobody_could_write_to_the_tar
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_are_led_back_when_whoever_watches_them_is_stopped() {
+    let rig = rig_with("rdc", |config| config.replace("window = \"0s\"", "window = \"1h\"")).await;
+    let (of_source, of_target) = rig.lab.reader_ports.unwrap();
+    assert_done(rig.chain().run().await);
+    rig.lab.start_target_standby().await.unwrap();
+    let rules = hba(&rig);
+    let sink = EventSink::new();
+    let mut events = sink.subscribe();
+    let chain = Chain::new(&rig.world, &rig.journal, sink, rig.stop.clone());
+    let stop = async {
+        assert!(event(&mut events, began::<WatchWindow>).await);
+        assert_eq!(readers_lead_to(&rig).await, of_target);
+        rig.stop.request();
+    };
+    let (outcome, ()) = tokio::join!(chain.switchover(), stop);
+    let cause = assert_unwound(outcome);
+    assert_eq!(cause.message, "stopped on request before writers followed the readers");
+    assert_eq!(readers_lead_to(&rig).await, of_source);
+    assert_eq!(hba(&rig), rules);
+    assert_eq!(chain.standing().unwrap(), pgleap_upgrade::Standing::InSync);
+    let port = rig.lab.source_port;
+    let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    lab.destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_go_together_with_writers_and_their_long_transaction_holds_nobody_up() {
     let rig = rig_with("rdt", |config| config.replace("[readers]\n", "[readers]\norder = \"together\"\n")).await;
     let (_, of_target) = rig.lab.reader_ports.unwrap();
