@@ -10,10 +10,6 @@ use super::{
 };
 use crate::{pg::ident, world::World};
 
-/// pgleap's own sessions have values of their own, so what a worker gets is read where it is given.
-const IN_FILES: &str = "
-    SELECT name, setting FROM pg_catalog.pg_file_settings WHERE applied AND name = ANY($1::text[]) ORDER BY 1";
-
 /// Seen on 18: either ends an apply worker, and the second the sender of a large transaction too; `statement_timeout` and those of
 /// idle sessions end neither.
 const ENDING: [&str; 2] = ["lock_timeout", "transaction_timeout"];
@@ -33,12 +29,12 @@ pub(super) const ABOUT: About = About {
 };
 
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
-    let names: Vec<_> = ENDING.iter().map(|name| (*name).to_owned()).collect();
-    let rows = source.session.query(IN_FILES, &[&names]).await?;
-    let of_files = rows.iter().map(|row| Limit::of_all(row.get(0), row.get(1), "postgresql.conf"));
-    let of_target = world.config.target.settings.iter().filter(|(name, _)| names.contains(name));
+    let of_files = source.in_files(&ENDING).await?.into_iter();
+    let of_files = of_files.map(|in_file| Limit::of_all(in_file.name, in_file.value, "postgresql.conf"));
+    let is_ending = |name: &str| ENDING.contains(&name);
+    let of_target = world.config.target.settings.iter().filter(|(name, _)| is_ending(name));
     let of_target = of_target.map(|(name, value)| Limit::of_all(name.clone(), value.clone(), "target.settings"));
-    let given = source.given.iter().filter(|given| names.contains(&given.name));
+    let given = source.given.iter().filter(|given| is_ending(&given.name));
     let limits: Vec<_> = of_files.chain(of_target).chain(given.map(Limit::given)).collect();
     Ok(judge(&world.source.endpoint.user, &source.names(), &limits).into_iter().collect())
 }

@@ -13,10 +13,6 @@ use crate::{pg::ident, world::World};
 /// What ends statements and transactions that last too long.
 const ENDING: [&str; 3] = ["statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"];
 
-/// pgleap's own sessions have values of their own, so what clients get is read where it is given.
-const IN_FILES: &str = "
-    SELECT name, setting FROM pg_catalog.pg_file_settings WHERE applied AND name = ANY($1::text[]) ORDER BY 1";
-
 pub(super) const ABOUT: About = About {
     check: "client_timeouts",
     topic: Topic::Activity,
@@ -32,13 +28,14 @@ pub(super) const ABOUT: About = About {
 };
 
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
-    let names: Vec<_> = ENDING.iter().map(|name| (*name).to_owned()).collect();
-    let rows = source.session.query(IN_FILES, &[&names]).await?;
-    let in_files = rows.iter().map(|row| Limit {
-        name: row.get(0),
-        value: row.get(1),
+    let in_files = source.in_files(&ENDING).await?.into_iter().map(|in_file| Limit {
+        name: in_file.name,
+        value: in_file.value,
         place: "postgresql.conf".to_owned(),
-        owner: None,
+        owner: match in_file.by_alter_system {
+            true => Owner::AlterSystem,
+            false => Owner::File,
+        },
     });
     let (user, databases) = (&world.source.endpoint.user, source.names());
     let given = source.given.iter().filter(|given| {
@@ -50,7 +47,7 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         name: given.name.clone(),
         value: given.value.clone(),
         place: given.place(),
-        owner: Some(given.owner()),
+        owner: Owner::Given(given.owner()),
     });
     let all: Vec<Limit> = in_files.chain(given).collect();
     Ok(judge(world.config.budgets.write_pause, &all).into_iter().collect())
@@ -62,8 +59,17 @@ struct Limit {
     value: String,
     /// Whose it is, in words.
     place: String,
-    /// Whose it is, as ALTER names them; the file's without one.
-    owner: Option<String>,
+    owner: Owner,
+}
+
+/// Whose a limit is.
+enum Owner {
+    /// The whole cluster's, in a file that somebody writes.
+    File,
+    /// The whole cluster's, by ALTER SYSTEM.
+    AlterSystem,
+    /// As ALTER names them.
+    Given(String),
 }
 
 impl Limit {
@@ -71,14 +77,13 @@ impl Limit {
     fn shortened(&self, pause: Duration) -> (String, String) {
         let Self { name, value, .. } = self;
         let short = format!("SET {name} = '{}ms';", pause.as_millis());
+        let again = format!("SET {name} = {};", ident::literal(value));
+        let system = |what: &str| format!("ALTER SYSTEM {what} SELECT pg_reload_conf();");
         match &self.owner {
-            Some(owner) => {
-                (format!("ALTER {owner} {short}"), format!("ALTER {owner} SET {name} = {};", ident::literal(value)))
-            }
-            None => {
-                let back = format!("ALTER SYSTEM SET {name} = {}; SELECT pg_reload_conf();", ident::literal(value));
-                (format!("ALTER SYSTEM {short} SELECT pg_reload_conf();"), back)
-            }
+            Owner::Given(owner) => (format!("ALTER {owner} {short}"), format!("ALTER {owner} {again}")),
+            Owner::AlterSystem => (system(&short), system(&again)),
+            // what the file says holds again
+            Owner::File => (system(&short), system(&format!("RESET {name};"))),
         }
     }
 }
@@ -129,7 +134,7 @@ mod tests {
     fn limit_is_compared_in_whatever_unit_it_is_given() {
         let pause = Duration::from_secs(2);
         let found = |value: &str| {
-            let owner = Some("ROLE \"app\"".into());
+            let owner = Owner::Given("ROLE \"app\"".into());
             let limit =
                 Limit { name: "statement_timeout".into(), value: value.into(), place: "role app".into(), owner };
             judge(pause, &[limit]).map(|finding| finding.message)
@@ -140,5 +145,17 @@ mod tests {
         );
         assert!(["2001", "2.5 s", "1min", "1h", "1d"].iter().all(|value| found(value).is_some()));
         assert!(["0", "2000", "1999ms", "2s", "5us", "soon"].iter().all(|value| found(value).is_none()));
+    }
+    #[test]
+    fn limit_of_the_whole_cluster_comes_back_where_it_was() {
+        let remedy = |owner: Owner| {
+            let limit = Limit { name: "statement_timeout".into(), value: "1min".into(), place: String::new(), owner };
+            limit.shortened(Duration::from_secs(2))
+        };
+        let short = "ALTER SYSTEM SET statement_timeout = '2000ms'; SELECT pg_reload_conf();";
+        let reset = "ALTER SYSTEM RESET statement_timeout; SELECT pg_reload_conf();";
+        assert_eq!(remedy(Owner::File), (short.to_owned(), reset.to_owned()));
+        let again = "ALTER SYSTEM SET statement_timeout = '1min'; SELECT pg_reload_conf();";
+        assert_eq!(remedy(Owner::AlterSystem), (short.to_owned(), again.to_owned()));
     }
 }

@@ -6,6 +6,7 @@ use super::{
     finding::{counted, listed},
     fix::TriggerMode,
     source::Entered,
+    table_owners::BY_OWNERS_SINCE,
 };
 use crate::pg::ident;
 
@@ -56,12 +57,17 @@ pub(super) async fn check(database: &Entered) -> Answer {
         counted(names.len(), "trigger"),
         listed(&names)
     );
+    let rights = if database.to >= BY_OWNERS_SINCE && !database.run_as_owner {
+        "; unless SECURITY DEFINER, they run there with the rights of the table's owner"
+    } else {
+        ""
+    };
     Ok(vec![
         Finding::warning("trigger.fires_on_apply", message)
-            .because(
+            .because(format!(
                 "where changes are applied they fire again: rows that they write come twice and can stop replication, and \
-                 what they do outside of the database is done twice",
-            )
+                 what they do outside of the database is done twice{rights}",
+            ))
             .fix(remedy.join("\n"))
             .fixes(fixes)
             .number("triggers", names.len())

@@ -9,7 +9,8 @@ use super::{
 
 /// A lock of a session that was idle before locks were looked at outlives transactions: which session is idle is read for each
 /// lock, after it; those of prepared transactions are no session's. What is listened to nobody else is told; whoever only waits has
-/// said LISTEN last. Which session a temporary table belongs to cannot be told before 16.
+/// said LISTEN last. Which session a temporary table belongs to cannot be told before 16; from then on one that a crash left
+/// belongs to none.
 const HELD: &str = r"
     SELECT 'advisory lock' AS kind, coalesce(r.rolname::text, '?'), coalesce(a.application_name, ''), sum(l.locks)::bigint,
            count(*)
@@ -22,7 +23,11 @@ const HELD: &str = r"
      WHERE a.state = 'idle' AND a.state_change < now() AND a.application_name NOT LIKE 'pgleap%' GROUP BY 1, 2, 3
      UNION ALL
     SELECT 'temporary table', pg_catalog.pg_get_userbyid(c.relowner)::text, '', count(*), count(DISTINCT c.relnamespace)
-      FROM pg_catalog.pg_class AS c WHERE c.relpersistence = 't' AND c.relkind IN ('r', 'p', 'v') GROUP BY 1, 2
+      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relpersistence = 't' AND c.relkind IN ('r', 'p', 'v')
+       AND (pg_catalog.current_setting('server_version_num')::int < 160000
+            OR n.nspname IN (SELECT 'pg_temp_' || id FROM pg_catalog.pg_stat_get_backend_idset() AS id))
+     GROUP BY 1, 2
      UNION ALL
     SELECT 'listening session', coalesce(usename::text, '?'), application_name, count(*), count(*)
       FROM pg_catalog.pg_stat_activity

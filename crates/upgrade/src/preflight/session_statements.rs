@@ -9,12 +9,12 @@ use super::{
 };
 use crate::world::World;
 
-/// What stands before the first word is cut off. PgBouncer gives each client its own value of those settings that servers report.
+/// What stands before the first word is cut off; texts of megabytes are read in part. PgBouncer gives each client its own value of those settings that servers report.
 /// Those of pgleap's own role are its own looks, and its operator's.
 const MADE: &str = r"
     WITH statement AS (
            SELECT s.queryid, s.dbid, s.userid, s.calls,
-                  pg_catalog.regexp_replace(s.query, '^(\s|--[^\n]*\n|/\*([^*]|\*+[^*/])*\*+/)+', '') AS text
+                  pg_catalog.regexp_replace(pg_catalog.left(s.query, 4000), '^(\s|--[^\n]*\n|/\*([^*]|\*+[^*/])*\*+/)+', '') AS text
              FROM {schema}.pg_stat_statements AS s
             WHERE s.userid <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)),
          known AS (

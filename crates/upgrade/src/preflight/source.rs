@@ -99,6 +99,14 @@ impl Given {
     }
 }
 
+/// A setting of the whole cluster, as its files have it: pgleap's own sessions have values of their own.
+pub(super) struct InFile {
+    pub name: String,
+    pub value: String,
+    /// It is in `postgresql.auto.conf`.
+    pub by_alter_system: bool,
+}
+
 /// The programs of both majors on this host. That there are none is told by `binaries`.
 pub(super) struct Programs {
     /// Those that the copy runs under.
@@ -167,6 +175,11 @@ const IN_FILES: &str = "
     SELECT DISTINCT ON (name) name, setting FROM pg_catalog.pg_file_settings
      WHERE name = ANY($1::text[]) ORDER BY name, seqno DESC";
 
+/// What holds, and whether ALTER SYSTEM wrote it.
+const APPLIED: &str = "
+    SELECT name, setting, sourcefile = pg_catalog.current_setting('data_directory') || '/postgresql.auto.conf'
+      FROM pg_catalog.pg_file_settings WHERE applied AND name = ANY($1::text[]) ORDER BY 1";
+
 const GIVEN: &str = "
     SELECT pg_catalog.split_part(c, '=', 1), pg_catalog.substr(c, pg_catalog.strpos(c, '=') + 1), r.rolname::text,
            d.datname::text
@@ -218,6 +231,17 @@ impl Source {
             let finding = Finding::blocker("source.silent", "the source cannot be asked what it is");
             finding.because(error.reason().unwrap_or_else(|| error.to_string()))
         })
+    }
+
+    /// Returns those of the settings that the cluster's files give.
+    ///
+    /// # Errors
+    /// [`PgError`].
+    pub async fn in_files(&self, names: &[&str]) -> Result<Vec<InFile>, PgError> {
+        let rows = self.session.query(APPLIED, &[&names]).await?;
+        let read =
+            |row: &tokio_postgres::Row| InFile { name: row.get(0), value: row.get(1), by_alter_system: row.get(2) };
+        Ok(rows.iter().map(read).collect())
     }
 
     async fn read(world: &World, session: Arc<Session>) -> Result<Self, PgError> {

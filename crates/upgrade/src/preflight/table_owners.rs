@@ -16,11 +16,13 @@ pub(crate) const BY_OWNERS_SINCE: u16 = 16;
 pub(super) const ABOUT: About = About {
     check: "table_owners",
     topic: Topic::Tables,
-    reads: "forced row-level security, privileges that a table's owner does not have, and triggers that are deferred where changes \
-            are applied",
+    reads: "forced row-level security, privileges that a table's owner does not have, on the table and on functions of its \
+            constraints, domains, indexes and generated columns, and triggers that are deferred where changes are applied",
     why: "Up to 15 changes are applied with the rights of the subscription's owner, pgleap's role, which as a superuser is subject \
           to none of this. From 16 on they are applied with those of each table's owner: forced row-level security, a privilege \
-          that the owner revoked from itself, or a deferred trigger that fires on apply stops replication. `run_as_owner = true` under \
+          that the owner revoked from itself, a function that it may not call, or a deferred trigger that fires on apply stops \
+          replication. So does what a trigger that fires there does inside and the owner may not, which cannot be seen: \
+          `trigger.fires_on_apply` names those. `run_as_owner = true` under \
           [target] has changes applied as up to 15; but then triggers that fire on apply, and functions in indexes and constraints, \
           run with a superuser's rights, whoever wrote them. Row-level security that is not forced keeps no owner out. Rows are \
           compared by a superuser, who sees all of them.",
@@ -41,6 +43,8 @@ struct KeptOut {
     /// Row-level security holds for the owner too.
     forced: bool,
     lacking: Vec<String>,
+    /// Functions that it may not call, as SQL writes them.
+    denied: Vec<String>,
     /// Deferred triggers, quoted where needed.
     deferred: Vec<String>,
     /// What makes those not fire on apply, and leaves them to ordinary sessions as they are.
@@ -54,6 +58,7 @@ async fn list(session: &Session) -> Result<Vec<KeptOut>, PgError> {
         owner: row.get("owner"),
         forced: row.get("forced"),
         lacking: row.get("lacking"),
+        denied: row.get("denied"),
         deferred: row.get("deferred"),
         quiet: row.get("quiet"),
     };
@@ -91,7 +96,7 @@ fn judge(database: &str, tables: &[KeptOut]) -> Option<Finding> {
     )
 }
 
-fn named(KeptOut { table, owner, forced, lacking, deferred, .. }: &KeptOut) -> String {
+fn named(KeptOut { table, owner, forced, lacking, denied, deferred, .. }: &KeptOut) -> String {
     let mut why = Vec::new();
     if *forced {
         why.push(format!("row-level security holds for {owner} too"));
@@ -99,13 +104,16 @@ fn named(KeptOut { table, owner, forced, lacking, deferred, .. }: &KeptOut) -> S
     if !lacking.is_empty() {
         why.push(format!("{owner} has no {}", lacking.join(", ")));
     }
+    if !denied.is_empty() {
+        why.push(format!("{owner} may not call {}", denied.join(", ")));
+    }
     if !deferred.is_empty() {
         why.push(format!("deferred {}", deferred.join(", ")));
     }
     format!("{table} ({})", why.join("; "))
 }
 
-fn remedy(KeptOut { table, owner, forced, lacking, quiet, .. }: &KeptOut) -> Vec<String> {
+fn remedy(KeptOut { table, owner, forced, lacking, denied, quiet, .. }: &KeptOut) -> Vec<String> {
     let role = ident::quote(owner);
     let mut lines = Vec::new();
     if *forced {
@@ -116,6 +124,7 @@ fn remedy(KeptOut { table, owner, forced, lacking, quiet, .. }: &KeptOut) -> Vec
     if !lacking.is_empty() {
         lines.push(format!("GRANT {} ON {table} TO {role};", lacking.join(", ")));
     }
+    lines.extend(denied.iter().map(|function| format!("GRANT EXECUTE ON FUNCTION {function} TO {role};")));
     lines.extend(quiet.iter().map(|quiet| format!("ALTER TABLE {table} {quiet};")));
     lines
 }

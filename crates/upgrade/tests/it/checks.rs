@@ -193,10 +193,22 @@ const CASES: &[Case] = &[
             "CREATE TABLE late (a int PRIMARY KEY); CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON late DEFERRABLE INITIALLY \
              DEFERRED FOR EACH ROW EXECUTE FUNCTION audit(); ALTER TABLE late ENABLE ALWAYS TRIGGER at_commit; \
              ALTER TABLE late OWNER TO \"Tenant\"",
+            "CREATE FUNCTION mine(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'; \
+             CREATE FUNCTION \"Hers\"(int) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true'; \
+             REVOKE EXECUTE ON FUNCTION mine(int), \"Hers\"(int) FROM PUBLIC; CREATE DOMAIN approved AS int CHECK (\"Hers\"(value))",
+            "CREATE TABLE indexed (a int PRIMARY KEY); CREATE INDEX ON indexed (mine(a)); ALTER TABLE indexed OWNER TO \"Tenant\"",
+            "CREATE TABLE computed (a int PRIMARY KEY, b int GENERATED ALWAYS AS (mine(a)) STORED, CHECK (\"Hers\"(a))); \
+             ALTER TABLE computed OWNER TO \"Tenant\"",
+            "CREATE ROLE \"Clerk\"; CREATE TABLE of_domain (a int PRIMARY KEY, b approved); ALTER TABLE of_domain OWNER TO \"Clerk\"",
+            "CREATE TABLE of_hers (a int PRIMARY KEY, b approved)",
         ],
         says: &[
-            "3 tables of database `app` keep their own owner from applying changes: `public.appended (Tenant has no UPDATE, \
-             DELETE)`, `public.forced (row-level security holds for Tenant too)`, `public.late (deferred at_commit)`",
+            "6 tables of database `app` keep their own owner from applying changes: `public.appended (Tenant has no UPDATE, \
+             DELETE)`, `public.computed (Tenant may not call public.mine(integer), public.\"Hers\"(integer))`, `public.forced \
+             (row-level security holds for Tenant too)`, `public.indexed (Tenant may not call public.mine(integer))`, `public.late \
+             (deferred at_commit)`, and 1 more",
+            "GRANT EXECUTE ON FUNCTION public.\"Hers\"(integer) TO \"Clerk\";",
+            "GRANT EXECUTE ON FUNCTION public.mine(integer) TO \"Tenant\";",
             "ALTER ROLE \"Tenant\" BYPASSRLS;",
             "GRANT UPDATE, DELETE ON public.appended TO \"Tenant\";",
             "ALTER TABLE public.late ENABLE TRIGGER at_commit;",

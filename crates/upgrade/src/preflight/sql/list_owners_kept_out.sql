@@ -1,12 +1,44 @@
 -- Lists tables that keep their own owner from applying changes, as a subscription of 16 and later does unless it says run_as_owner.
 -- Runs on: source and target, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
--- Columns: table_name, owner text, forced bool (row-level security, for the owner too), lacking text[] (privileges), deferred text[]
---          (triggers, as SQL writes them), quiet text[] (actions of ALTER TABLE: ordinary sessions fire them as before)
+-- Columns: table_name, owner text, forced bool (row-level security, for the owner too), lacking text[] (privileges), denied text[]
+--          (functions of constraints, domains, indexes and generated columns, as SQL writes them), deferred text[] (triggers, as SQL
+--          writes them), quiet text[] (actions of ALTER TABLE: ordinary sessions fire them as before)
 -- Partitioned tables are left out: changes are applied to the partition that a row is in.
+WITH closed AS (
+    SELECT d.classid, d.objid, p.oid AS function
+      FROM pg_catalog.pg_proc AS p
+      JOIN pg_catalog.pg_depend AS d
+        ON d.refobjid = p.oid AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+     WHERE p.proacl IS NOT NULL AND NOT pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE')
+), called (relation, function) AS (
+    SELECT con.conrelid, d.function
+      FROM closed AS d JOIN pg_catalog.pg_constraint AS con
+        ON con.oid = d.objid AND d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND con.conrelid <> 0
+    UNION
+    SELECT a.attrelid, d.function
+      FROM closed AS d JOIN pg_catalog.pg_constraint AS con
+        ON con.oid = d.objid AND d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND con.contypid <> 0
+      JOIN pg_catalog.pg_attribute AS a ON a.atttypid = con.contypid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT i.indrelid, d.function
+      FROM closed AS d JOIN pg_catalog.pg_index AS i
+        ON i.indexrelid = d.objid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    UNION
+    SELECT f.adrelid, d.function
+      FROM closed AS d JOIN pg_catalog.pg_attrdef AS f
+        ON f.oid = d.objid AND d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> ''
+), denied AS (
+    SELECT c.oid, array_agg(called.function::pg_catalog.regprocedure::text ORDER BY called.function) AS denied
+      FROM called JOIN pg_catalog.pg_class AS c ON c.oid = called.relation
+     WHERE NOT pg_catalog.has_function_privilege(c.relowner, called.function, 'EXECUTE')
+     GROUP BY 1
+)
 SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS table_name,
        r.rolname::text AS owner,
        c.relrowsecurity AND c.relforcerowsecurity AND NOT r.rolbypassrls AS forced,
        coalesce(l.lacking, '{}') AS lacking,
+       coalesce(denied.denied, '{}') AS denied,
        coalesce(t.deferred, '{}') AS deferred,
        coalesce(t.quiet, '{}') AS quiet
   FROM pg_catalog.pg_class AS c
@@ -18,6 +50,7 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS table_name,
          FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) WITH ORDINALITY AS p(privilege, place)
         -- without a list of its own, a table's owner may do everything
         WHERE c.relacl IS NOT NULL AND NOT pg_catalog.has_table_privilege(r.oid, c.oid, p.privilege)) AS l ON true
+  LEFT JOIN denied ON denied.oid = c.oid
   LEFT JOIN (
        SELECT tgrelid, array_agg(pg_catalog.quote_ident(tgname) ORDER BY tgname) AS deferred,
               array_agg(pg_catalog.format('%s TRIGGER %I', CASE tgenabled WHEN 'A' THEN 'ENABLE' ELSE 'DISABLE' END, tgname)
@@ -25,5 +58,5 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS table_name,
          FROM pg_catalog.pg_trigger WHERE tgenabled IN ('A', 'R') AND tginitdeferred GROUP BY 1) AS t ON t.tgrelid = c.oid
  WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid >= 16384 AND NOT r.rolsuper
    AND (c.relrowsecurity AND c.relforcerowsecurity AND NOT r.rolbypassrls
-        OR l.lacking IS NOT NULL OR t.deferred IS NOT NULL)
+        OR l.lacking IS NOT NULL OR denied.denied IS NOT NULL OR t.deferred IS NOT NULL)
  ORDER BY 1
