@@ -30,7 +30,9 @@ pub(super) const ABOUT: About = About {
     topic: Topic::Tables,
     reads: "triggers that are enabled ALWAYS or for REPLICA",
     why: "The apply worker works with `session_replication_role = replica`. What such a trigger writes on the side \
-          that serves is carried like any row, and it writes it on the other side again.",
+          that serves is carried like any row, and it writes it on the other side again. What sees to deferrable constraints, unique \
+          ones and exclusions, are triggers that do not fire there, and need not: what is applied has passed them. Others are looked \
+          at row by row, as they were.",
     findings: &[warning("trigger.fires_on_apply", Applied::ByPgleap)],
 };
 
