@@ -25,7 +25,7 @@ pub enum Outlives {
 /// Blocked.
 pub fn replace(path: &Path, text: &str) -> Result<(), StepError> {
     swap(path, text, Outlives::Host)?;
-    keep(path)
+    keep(directory_of(path))
 }
 
 /// Replaces a file; owner and mode are kept. A file that is not there yet is made for this user alone.
@@ -55,13 +55,22 @@ pub fn swap(path: &Path, text: &str, outlives: Outlives) -> Result<(), StepError
     write().map_err(|error| io_failure("replace", path, error))
 }
 
-/// Waits until a file that was swapped is what a crash of the host leaves.
+/// Returns where a file is.
+pub fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent == Path::new("") => Path::new("."),
+        Some(parent) => parent,
+        None => Path::new("/"),
+    }
+}
+
+/// Waits until the files that were swapped in a directory are what a crash of the host leaves.
 ///
 /// # Errors
 /// Blocked.
-pub fn keep(path: &Path) -> Result<(), StepError> {
-    let directory = std::fs::File::open(path.parent().unwrap_or(Path::new("/")));
-    directory.and_then(|directory| directory.sync_all()).map_err(|error| io_failure("replace", path, error))
+pub fn keep(directory: &Path) -> Result<(), StepError> {
+    let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| io_failure("sync", directory, error))
 }
 
 /// Does what waits for the disk where nobody else waits for it: a guard of many poolers has one thread.

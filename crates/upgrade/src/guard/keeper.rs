@@ -306,7 +306,12 @@ impl Keeper {
         self.notebook.write(&note)?;
         self.note(note, until);
         self.pooler.repoint(&moves, wait, deadline).await?;
-        self.clients(if wait { Clients::WaitToBeLed } else { Clients::LetGo });
+        if wait {
+            self.clients(Clients::WaitToBeLed);
+        } else {
+            self.clients(Clients::LetGo);
+            self.keep().await;
+        }
         Ok(())
     }
 
@@ -330,12 +335,23 @@ impl Keeper {
             self.clients(Clients::Wait);
             return Err(error);
         }
+        self.keep().await;
         // who was not named waits on, and somebody must go on looking after it
         if self.state().held.as_ref().is_some_and(|held| !held.note.turn.entries().iter().all(named)) {
             return Ok(());
         }
         self.state().held = None;
         self.notebook.clear()
+    }
+
+    /// Waits for the disk, once no client does. It was seen to work before the pause: what it does not confirm now is told.
+    async fn keep(&self) {
+        if let Err(error) = self.pooler.keep().await {
+            let name = self.name();
+            (self.tell)(&format!(
+                "{name}: where clients are led is written, but a crash of this host may undo it: {error}"
+            ));
+        }
     }
 
     fn held_by_another(&self, id: &str) -> StepError {
@@ -389,6 +405,7 @@ impl Keeper {
             }
             return Err(error);
         }
+        self.keep().await;
         let place = if note.decided { "new" } else { "old" };
         (self.tell)(&format!("{}: the lease of `{id}` is over: clients go on at the {place} address", self.name()));
         let mut state = self.state();

@@ -78,11 +78,12 @@ impl Notebook {
     /// Blocked, if it is there and cannot be read.
     pub fn read(&self) -> Result<Option<Note>, StepError> {
         match std::fs::read_to_string(&self.path) {
-            // a crash of the host left nothing in it, or blank blocks
-            Ok(text) if text.trim_matches('\0').is_empty() => Ok(None),
-            Ok(text) => serde_json::from_str(&text)
-                .map(Some)
-                .map_err(|error| io_failure("understand", &self.path, error.into())),
+            Ok(text) => match serde_json::from_str(&text) {
+                Ok(note) => Ok(Some(note)),
+                // a crash of the host tore it, and ended the pause
+                Err(error) if self.outlives == Outlives::Process && !error.is_data() => Ok(None),
+                Err(error) => Err(io_failure("understand", &self.path, error.into())),
+            },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io_failure("read", &self.path, error)),
         }
@@ -117,18 +118,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn note_that_a_crash_of_the_host_left_blank_is_none_and_one_that_cannot_be_read_is_an_error() {
+    fn note_that_a_crash_of_the_host_tore_is_none_where_that_ended_the_pause_and_what_is_no_note_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        let notebook = Notebook::new(directory.path(), "127.0.0.1:6432", Outlives::Process);
+        let notebook = |outlives| Notebook::new(directory.path(), "127.0.0.1:6432", outlives);
+        let (notebook, lasting) = (notebook(Outlives::Process), notebook(Outlives::Host));
         let turn = Turn { id: "7f3a switchover-1".into(), moves: Vec::new() };
         let note = Note { turn, until: Timestamp::UNIX_EPOCH, decided: true, started_in: None };
-        notebook.write(&note).unwrap();
-        assert_eq!(notebook.read().unwrap(), Some(note));
-        for blank in ["", "\0\0\0"] {
-            std::fs::write(&notebook.path, blank).unwrap();
-            assert_eq!(notebook.read().unwrap(), None);
+        for notebook in [&notebook, &lasting] {
+            notebook.write(&note).unwrap();
+            assert_eq!(notebook.read().unwrap(), Some(note.clone()));
         }
-        std::fs::write(&notebook.path, "{").unwrap();
+        let whole = std::fs::read_to_string(&notebook.path).unwrap();
+        for torn in ["", "\0\0\0", &whole[..whole.len() / 2]] {
+            std::fs::write(&notebook.path, torn).unwrap();
+            assert_eq!(notebook.read().unwrap(), None);
+            assert!(lasting.read().is_err());
+        }
+        std::fs::write(&notebook.path, "{}").unwrap();
         assert!(notebook.read().is_err());
         notebook.clear().unwrap();
         assert_eq!(notebook.read().unwrap(), None);

@@ -1,6 +1,6 @@
 //! What a guard can watch over: something at which clients wait, and that can be led elsewhere.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use pgleap_saga::StepError;
 use tokio::time::Instant;
@@ -46,12 +46,15 @@ impl Ward {
         }
     }
 
-    /// Returns what the note of a pause of it must outlive: PgBouncer's dies with the host that both are on, and begins anew with
+    /// Returns what the note of a pause of it must outlive: a PgBouncer of the guard's own host dies with that, and begins anew with
     /// its file; what a program pauses may be anywhere.
     pub fn outlives(&self) -> Outlives {
+        let is_here = |host: &str| {
+            host.starts_with('/') || host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        };
         match self {
-            Self::PgBouncer(..) => Outlives::Process,
-            Self::Program(_) => Outlives::Host,
+            Self::PgBouncer(pooler, _) if is_here(&pooler.host) => Outlives::Process,
+            Self::PgBouncer(..) | Self::Program(_) => Outlives::Host,
         }
     }
 
@@ -234,6 +237,17 @@ impl Kept {
         match self {
             Self::PgBouncer(pooler) => pooler.resume(entries, led).await,
             Self::Program(program) => program.resume().await,
+        }
+    }
+
+    /// Waits until what leads its clients is what a crash of the host leaves.
+    ///
+    /// # Errors
+    /// Blocked, if the disk does not say so.
+    pub async fn keep(&self) -> Result<(), StepError> {
+        match self {
+            Self::PgBouncer(pooler) => pooler.keep().await,
+            Self::Program(_) => Ok(()),
         }
     }
 

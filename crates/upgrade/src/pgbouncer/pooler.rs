@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::Pooler,
-    files::{Outlives, aside, keep, swap},
+    files::{Outlives, aside, directory_of, keep, swap},
     pg::Secret,
 };
 
@@ -66,7 +66,7 @@ pub struct PgBouncer {
     pub(super) trial: Mutex<()>,
     /// The configuration that the process was seen to read.
     known: std::sync::Mutex<Option<Ini>>,
-    /// Files that were swapped in a pause, to be kept when clients have gone on.
+    /// Where files were swapped, to be kept when clients have gone on.
     swapped: std::sync::Mutex<BTreeSet<PathBuf>>,
     /// Where it was started, once that had to be asked: a process that died cannot tell.
     started_in: std::sync::Mutex<Option<PathBuf>>,
@@ -238,7 +238,7 @@ impl PgBouncer {
         // refused when it is not paused, which is what is wanted: the look decides
         let is_paused = |entry: &Entry| now.iter().any(|shown| shown.name == entry.name && shown.paused);
         match entries.iter().zip(answers).find(|(entry, _)| is_paused(entry)) {
-            None => self.keep().await,
+            None => Ok(()),
             Some((_, Err(error))) => Err(error.into()),
             Some((entry, Ok(_))) => Err(StepError::transient(format!(
                 "PgBouncer {} keeps `{}` paused after RESUME",
@@ -341,8 +341,9 @@ impl PgBouncer {
         }
         for file in ini.files() {
             exchange(&file.path, &file.old, &file.old, Instant::now() + COMMAND_BUDGET).await?;
+            self.swapped().insert(directory_of(&file.path).to_owned());
         }
-        Ok(())
+        self.keep().await
     }
 
     fn swapped(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
@@ -350,10 +351,16 @@ impl PgBouncer {
         self.swapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until what was swapped is what a crash of the host leaves.
-    async fn keep(&self) -> Result<(), StepError> {
-        let swapped = std::mem::take(&mut *self.swapped());
-        aside(move || swapped.iter().try_for_each(|path| keep(path))).await
+    /// Waits until the files that lead its clients are what a crash of the host leaves.
+    ///
+    /// # Errors
+    /// Blocked, if the disk does not say so; it is asked again by the next call.
+    pub async fn keep(&self) -> Result<(), StepError> {
+        let swapped = self.swapped().clone();
+        let kept = swapped.clone();
+        aside(move || swapped.iter().try_for_each(|directory| keep(directory))).await?;
+        self.swapped().retain(|directory| !kept.contains(directory));
+        Ok(())
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Ini>> {
@@ -382,8 +389,9 @@ impl PgBouncer {
             let mut edited = false;
             for file in ini.files().into_iter().filter(|file| file.new != file.old) {
                 edited |= !exchange(&file.path, &file.old, &file.new, deadline).await?;
-                self.swapped().insert(file.path);
             }
+            // also where others were at it, or an earlier guard
+            self.swapped().extend(ini.files().iter().map(|file| directory_of(&file.path).to_owned()));
             if !edited {
                 let same = known.as_ref().is_some_and(|known| known.texts() == ini.texts());
                 if same {
@@ -410,7 +418,7 @@ impl PgBouncer {
             let now = admin.entries().await?;
             let astray = astray(&now, moves);
             if astray.is_empty() {
-                return if wait { Ok(()) } else { self.keep().await };
+                return Ok(());
             }
             if Instant::now() >= deadline {
                 return Err(self.stays(&astray));

@@ -28,6 +28,7 @@ use super::{
     ini::{self, Address, Ini},
     pooler::{Move, REWRITES, exchange},
 };
+use crate::files::{aside, directory_of, keep};
 
 /// How the names of a trial's entries begin. What follows cannot be guessed: they let in as somebody else.
 const NAME: &str = "pgleap_trial_";
@@ -210,6 +211,9 @@ impl PgBouncer {
         fault_point!("trial.after_reload");
         forget(path, Instant::now() + WRITE_BUDGET).await?;
         drop(begun);
+        // a crash must not leave the entries of a trial
+        let ini = path.canonicalize().map_err(|error| crate::world::io_failure("find", path, error))?;
+        aside(move || keep(directory_of(&ini))).await?;
         let shown = reloaded?.show("DATABASES").await?;
         let known =
             |(name, _): &(String, &Login)| shown.iter().any(|row| row.get("name") == Some(&format!("{name}_new")));
