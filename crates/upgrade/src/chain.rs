@@ -182,12 +182,14 @@ impl<'a> Chain<'a> {
         Ok(self.executor(&plan).execute(&plan, self.world).await?)
     }
 
-    /// Begins what may lead readers away: they are not left there, where nobody watches them any more.
-    async fn begin_move(&self, plan: Plan<World>) -> Result<Outcome, ChainError> {
-        let ended = self.begin(plan).await?;
+    /// Takes back what ended with readers led away: they are not left where nobody watches them any more.
+    async fn none_left(&self, ended: Outcome) -> Result<Outcome, ChainError> {
         let why = match &ended {
             Outcome::Stopped => StepError::fatal("stopped on request before writers followed the readers", BEGIN_ANEW),
-            Outcome::Blocked(failure) | Outcome::NeedsOperator(failure) => failure.error.clone(),
+            Outcome::Blocked(failure) | Outcome::NeedsOperator(failure) => StepError {
+                hint: Some(format!("remove the cause, then {BEGIN_ANEW}; readers are led back meanwhile")),
+                ..failure.error.clone()
+            },
             Outcome::Done | Outcome::Unwound { .. } => return Ok(ended),
         };
         // what cannot be taken back would not go better at once
@@ -199,9 +201,13 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// Returns the switchover that has led readers to the target's standbys, and whose writers have not begun to follow.
+    /// Returns the switchover that has led readers to the target's standbys, and whose writers have not begun to follow, or have
+    /// gone back.
     fn readers_led(&self) -> Result<Option<PlanState>, ChainError> {
-        let led = |plan: &PlanState| plan.outcome.is_none() && readers::are_led(plan) && !switchover::is_felt(plan);
+        let led = |plan: &PlanState| {
+            let writers_stay = plan.direction == Direction::Unwinding || !switchover::is_felt(plan);
+            plan.outcome.is_none() && readers::are_led(plan) && writers_stay
+        };
         Ok(self.journal.plans()?.into_iter().find(led))
     }
 
@@ -330,8 +336,8 @@ impl<'a> Chain<'a> {
                 self.approved(Gate::Switchover)?;
             }
             let id = self.next_id("switchover")?;
-            let outcome = self.begin_move(switchover::plan_of(id.clone(), &attempt, &self.world.config)).await?;
-            let Outcome::Unwound { cause } = &outcome else { return Ok(outcome) };
+            let outcome = self.begin(switchover::plan_of(id.clone(), &attempt, &self.world.config)).await?;
+            let Outcome::Unwound { cause } = &outcome else { return self.none_left(outcome).await };
             if attempt.attempt >= attempt.attempts || self.stop.is_requested() {
                 return Ok(outcome);
             }
@@ -403,10 +409,20 @@ impl<'a> Chain<'a> {
         };
         // people's word is used up by a pause: one that has not begun still needs it, and the way back never does
         let forward = state.direction == Direction::Forward;
-        if forward && state.kind == "switchover" && from_of(state) == Side::Source && !switchover::is_felt(state) {
-            self.approved(Gate::Switchover)?;
+        if forward
+            && state.kind == "switchover"
+            && from_of(state) == Side::Source
+            && !switchover::is_felt(state)
+            && let Err(refused) = self.approved(Gate::Switchover)
+        {
+            // readers cannot wait for it where nobody watches them
+            let hint = format!("`pgleap approve`, then {BEGIN_ANEW}; readers are led back meanwhile");
+            return match self.readers_led()? {
+                Some(state) => self.lead_back(&state, StepError::fatal(refused.to_string(), hint)).await,
+                None => Err(refused),
+            };
         }
-        self.begin_move(self.rebuild(state)).await
+        self.none_left(self.begin(self.rebuild(state)).await?).await
     }
 
     /// Returns why everything is being taken back, if that was begun and has not ended.
@@ -442,7 +458,14 @@ impl<'a> Chain<'a> {
             fault_point!("unwind.after_note");
             match self.executor(&plan).unwind(&plan, self.world, cause.clone()).await {
                 Ok(Outcome::Unwound { .. }) => {}
-                Ok(other) => return Ok(other),
+                Ok(other) => {
+                    if other == Outcome::Stopped
+                        && let Some(state) = self.readers_led()?
+                    {
+                        self.lead_back(&state, cause).await?;
+                    }
+                    return Ok(other);
+                }
                 Err(error) => {
                     // refused before anything of it was taken back: nothing is under way that `resume` could go on with
                     let plans = self.journal.plans()?;

@@ -1,7 +1,9 @@
 //! What every command that changes something has in common: the display, Ctrl-C, and the last words.
 
 use pgleap_saga::{EngineError, EventSink, Failure, Journal, Outcome, PlanState, Release, StopSignal};
-use pgleap_upgrade::{Chain, Standing, World, chain::ChainError, standing::standing, timing::Timing};
+use pgleap_upgrade::{
+    Chain, Standing, World, chain::ChainError, readers::were_led, standing::standing, timing::Timing,
+};
 use serde::Serialize;
 
 use crate::{
@@ -189,7 +191,11 @@ fn judge(
             let held = plan.is_some_and(|plan| plan.kind == "switchover" && plan.sections.is_empty());
             let source_serves = matches!(standing, Standing::Nothing | Standing::InSync);
             let exit = if held || !source_serves { Exit::Stopped } else { Exit::TakenBack };
-            let done = if held { "nothing was changed" } else { "what was begun was taken back" };
+            let done = match plan {
+                Some(plan) if held && were_led(plan) => "readers were led back, and writers never waited",
+                _ if held => "nothing was changed",
+                _ => "what was begun was taken back",
+            };
             let mut error = CommandError::from(cause.clone()).state(format!("{done}; {}", standing.traffic()));
             error.exit = exit;
             Err(or_next(error, standing))

@@ -19,7 +19,7 @@ pub use watch_window::WatchWindow;
 
 use std::sync::Arc;
 
-use pgleap_saga::{PlanState, Step};
+use pgleap_saga::{PlanState, Step, StepStatus};
 
 use crate::{
     pg::{Cluster, Side},
@@ -49,6 +49,11 @@ impl Reader {
 /// Whether a switchover has readers at the target's standbys, or on the way there.
 pub fn are_led(plan: &PlanState) -> bool {
     plan.steps.iter().any(|step| step.name == MovePools::NAME.0 && step.may_have_effect())
+}
+
+/// Whether a switchover ever led readers to the target's standbys.
+pub fn were_led(plan: &PlanState) -> bool {
+    plan.steps.iter().any(|step| step.name == MovePools::NAME.0 && step.status != StepStatus::Pending)
 }
 
 /// Returns where a cluster is, as poolers name it.

@@ -11,7 +11,7 @@ use crate::{
     config::Readers,
     pg::Side,
     pgbouncer::admin::Traffic,
-    switchover::{check_gates::refuse_held, hot::databases},
+    switchover::{check_gates::refuse_held, hot::databases, postpone::KeepSlots},
     world::{Cx, World},
 };
 
@@ -155,8 +155,10 @@ impl Step<World> for WatchWindow {
     async fn run(&self, cx: &Cx<'_>) -> Result<Seen, StepError> {
         let mut watch = Watch::default();
         let began = Instant::now();
+        let mut slots = KeepSlots::begin();
         loop {
             let look = Instant::now();
+            slots.keep(cx, Side::Source).await;
             let (seen, problems) = watch.look(cx).await?;
             if problems.is_empty() && began.elapsed() >= self.window {
                 // hours may have gone by since the gates were looked at

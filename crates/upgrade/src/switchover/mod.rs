@@ -102,17 +102,17 @@ pub fn plan_of(id: String, attempt: &Attempt, config: &Config) -> Plan<World> {
         .then(readers::SettleWays { from, ways })
         .then(check_gates::CheckGates { from })
         .then(save_access::SaveAccess { from })
-        .then_if(!alone, rehearse_repoint::RehearseRepoint { from });
+        .then_if(!alone, rehearse_repoint::RehearseRepoint { from })
+        .then(create_reverse::CreateReverseSlots { from })
+        .then(create_reverse::CreateReverseSubscriptions { from })
+        .then(create_audit_slots::CreateAuditSlots { from });
+    // after what may have to wait, and what takes the target to be taken back: readers go back first, and without it
     let plan = if go_first {
         plan.then(readers::Admit).then(readers::MovePools).then(readers::WatchWindow { window: config.readers.window })
     } else {
         plan
     };
-    let plan = plan
-        .then(create_reverse::CreateReverseSlots { from })
-        .then(create_reverse::CreateReverseSubscriptions { from })
-        .then(create_audit_slots::CreateAuditSlots { from })
-        .then(warm_cache::WarmCache { from });
+    let plan = plan.then(warm_cache::WarmCache { from });
     let plan = match &attempt.postpone_file {
         Some(file) => plan.then(postpone::Postpone { from, file: file.clone() }),
         None => plan,

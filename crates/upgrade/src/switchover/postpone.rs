@@ -53,6 +53,25 @@ async fn keep_slots(cx: &Cx<'_>, from: Side) -> Result<(), StepError> {
     Ok(())
 }
 
+/// Keeps them so, whenever it is time.
+pub struct KeepSlots(Every);
+
+impl KeepSlots {
+    /// Begins to count.
+    pub fn begin() -> Self {
+        Self(Every::new(KEEP_SLOTS_EVERY))
+    }
+
+    /// Moves the slots, if it is time. That this fails for once is told, and tried again.
+    pub async fn keep(&mut self, cx: &Cx<'_>, from: Side) {
+        if self.0.is_due()
+            && let Err(error) = keep_slots(cx, from).await
+        {
+            cx.warn(format!("the slots made for after the pause keep WAL: {error}"));
+        }
+    }
+}
+
 /// What comes round every so often; not at once.
 struct Every(Duration, Instant);
 
@@ -107,18 +126,13 @@ impl Postpone {
         }
     }
 
-    /// Keeps fresh what the waiting would make stale, without an end. That this fails for once is told, and tried again.
+    /// Keeps fresh what the waiting would make stale, without an end.
     async fn keep_ready(&self, cx: &Cx<'_>) {
         let began = Instant::now();
-        let (mut tell, mut slots, mut warm) =
-            (Every::new(TELL_EVERY), Every::new(KEEP_SLOTS_EVERY), Every::new(KEEP_WARM_EVERY));
+        let (mut tell, mut slots, mut warm) = (Every::new(TELL_EVERY), KeepSlots::begin(), Every::new(KEEP_WARM_EVERY));
         self.tell(cx, began).await;
         loop {
-            if slots.is_due()
-                && let Err(error) = keep_slots(cx, self.from).await
-            {
-                cx.warn(format!("the slots made for after the pause keep WAL: {error}"));
-            }
+            slots.keep(cx, self.from).await;
             if warm.is_due() {
                 warm_cache::warm(cx, self.from).await;
             }

@@ -3,10 +3,12 @@
 use pgleap_lab::{Application, LabSpec};
 use pgleap_local::StopMode;
 use pgleap_saga::EventSink;
-use pgleap_upgrade::{Chain, pgbouncer::admin::Entry, readers::WatchWindow};
+use pgleap_upgrade::{Chain, pgbouncer::admin::Entry, readers::WatchWindow, switchover::warm_up::WarmUp};
 
 use crate::{
-    bed::{LONG, as_found, ask, assert_as_found, assert_unwound, began, client, connect, event, small, until},
+    bed::{
+        LONG, as_found, ask, assert_as_found, assert_unwound, began, client, connect, event, pause_began, small, until,
+    },
     rig::{Load, Rig, assert_done, directory},
 };
 
@@ -166,6 +168,34 @@ async fn readers_are_led_back_when_whoever_watches_them_is_stopped() {
     assert_eq!(cause.message, "stopped on request before writers followed the readers");
     assert_eq!(readers_lead_to(&rig).await, of_source);
     assert_eq!(hba(&rig), rules);
+    assert_eq!(chain.standing().unwrap(), pgleap_upgrade::Standing::InSync);
+    let port = rig.lab.source_port;
+    let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    lab.destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_are_led_back_when_the_writers_pause_is_stopped() {
+    let rig = rig_with("rdp", |config| config).await;
+    let (of_source, _) = rig.lab.reader_ports.unwrap();
+    assert_done(rig.chain().run().await);
+    rig.lab.start_target_standby().await.unwrap();
+    let sink = EventSink::new();
+    let mut events = sink.subscribe();
+    let chain = Chain::new(&rig.world, &rig.journal, sink, rig.stop.clone());
+    // keeps the pause from ending well
+    let open = connect(&rig.lab.through_pooler("shop")).await.unwrap();
+    let stop = async {
+        assert!(event(&mut events, began::<WarmUp>).await);
+        open.batch_execute("BEGIN; SELECT 1").await.unwrap();
+        assert!(event(&mut events, pause_began).await);
+        rig.stop.request();
+    };
+    let (outcome, ()) = tokio::join!(chain.switchover(), stop);
+    open.batch_execute("COMMIT").await.unwrap();
+    assert_unwound(outcome);
+    assert_eq!(readers_lead_to(&rig).await, of_source);
     assert_eq!(chain.standing().unwrap(), pgleap_upgrade::Standing::InSync);
     let port = rig.lab.source_port;
     let (lab, verdict) = rig.verdict(port).await;
