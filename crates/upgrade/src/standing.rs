@@ -106,7 +106,7 @@ pub fn standing(plans: &[PlanState]) -> Standing {
 }
 
 /// Returns the side which a switchover leaves.
-pub(crate) fn from_of(plan: &PlanState) -> Side {
+pub fn from_of(plan: &PlanState) -> Side {
     plan.params.get("from").cloned().and_then(|from| serde_json::from_value(from).ok()).unwrap_or(Side::Source)
 }
 

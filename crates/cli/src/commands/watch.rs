@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
-use pgleap_saga::{Journal, PlanState, Record, StepStatus};
+use pgleap_saga::{Journal, PlanState, Record, Step, StepStatus};
 use pgleap_upgrade::{
     Standing, World,
     pg::{PgError, Side},
     preflight::Drift,
     replicate::health::{self, Health},
-    switchover::strays::Strays,
+    standing::from_of,
+    switchover::{confirm_reverse::ConfirmReverse, strays::Strays},
     timing::waiting,
     world::Database,
 };
@@ -122,19 +123,20 @@ impl Watcher<'_> {
         let id = site::known_id(&self.journal)?;
         let waiting = waiting(&self.journal, self.site.writer());
         let view = View::of(self.site, id.clone(), &self.plans, &self.records, waiting);
-        let health = match (serving(&view), id) {
-            (Some(from), Some(id)) => self.health(from, id).await,
-            _ => None,
-        };
-        if view.standing != Standing::SwitchedOver {
+        let fenced = fenced(&view, &self.plans);
+        if self.strays.as_ref().is_some_and(|strays| Some(strays.side()) != fenced) {
             // a switchover back is not disturbed
             self.strays = None;
         }
+        let health = match (serving(&view), id) {
+            (Some(from), Some(id)) => self.health(from, fenced, id).await,
+            _ => None,
+        };
         Ok((view, health))
     }
 
     /// A side that cannot be asked is no reason to stop watching: the lag is then not known.
-    async fn health(&mut self, from: Side, id: String) -> Option<Health> {
+    async fn health(&mut self, from: Side, fenced: Option<Side>, id: String) -> Option<Health> {
         if self.world.is_none() {
             self.world = self.site.world(id).await.ok();
         }
@@ -145,11 +147,11 @@ impl Watcher<'_> {
             self.ddl.look(world).await;
             health.problems.extend(self.ddl.told.iter().cloned());
         }
-        if from == Side::Target {
-            let (strays, found) = strays(self.strays.take(), world, &databases).await;
+        if let Some(fenced) = fenced {
+            let (strays, found) = strays(self.strays.take(), world, fenced, &databases).await;
             self.strays = strays;
             self.found.extend(found.unwrap_or_else(|error| {
-                health.problems.push(format!("nobody looks who writes to the fenced source: {error}"));
+                health.problems.push(format!("nobody looks who writes to the fenced {fenced}: {error}"));
                 Vec::new()
             }));
             // said again with every look: it is not to be missed
@@ -159,15 +161,16 @@ impl Watcher<'_> {
     }
 }
 
-/// Looks who wrote to the source since the last look; begins to watch it where nobody did.
+/// Looks who wrote to the fenced side since the last look; begins to watch it where nobody did.
 async fn strays(
     known: Option<Strays>,
     world: &World,
+    fenced: Side,
     databases: &[Database],
 ) -> (Option<Strays>, Result<Vec<String>, PgError>) {
     let strays = match known {
         Some(strays) => strays,
-        None => match Strays::watch(world, Side::Source, databases).await {
+        None => match Strays::watch(world, fenced, databases).await {
             Ok(strays) => strays,
             Err(error) => return (None, Err(error)),
         },
@@ -183,6 +186,11 @@ fn serving(view: &View) -> Option<Side> {
     match &view.standing {
         Standing::InSync => Some(Side::Source),
         Standing::SwitchedOver => Some(Side::Target),
+        Standing::Open { kind, serving, unwinding: false, .. } if kind == "switchover" => {
+            // the side that follows does so again: what is left, the proof of equality, may take hours
+            let follows = view.plan.as_ref()?.steps.iter().find(|step| step.name == ConfirmReverse::NAME.0)?;
+            (follows.status == StepStatus::Done).then_some(serving.other())
+        }
         Standing::Open { kind, unwinding: false, .. } if kind == "upgrade" => {
             let steps = &view.plan.as_ref()?.steps;
             let enabled = steps.iter().find(|step| step.name == "replicate.enable_subscriptions")?;
@@ -190,6 +198,12 @@ fn serving(view: &View) -> Option<Side> {
         }
         _ => None,
     }
+}
+
+/// Returns the side that was fenced and follows: one that never served is closed, and nobody's habit.
+fn fenced(view: &View, plans: &[PlanState]) -> Option<Side> {
+    let moved = plans.iter().rfind(|plan| plan.kind == "switchover" && plan.past_point_of_no_return)?;
+    (serving(view)? == from_of(moved).other()).then(|| from_of(moved))
 }
 
 fn lag(health: &Health) -> String {
@@ -226,19 +240,20 @@ fn is_over(view: &View, began_open: bool) -> bool {
 }
 
 async fn lines(watcher: &mut Watcher<'_>, out: Out) -> Result<(), CommandError> {
-    let (mut told, mut looks, mut began_open) = (String::new(), 0, None);
+    let (mut told, mut looks, mut began_open) = ((String::new(), Vec::new()), 0, None);
     loop {
         let (view, health) = watcher.look().await?;
         let began_open = *began_open.get_or_insert(view.is_open());
         if out.is_json() {
             out.json(&object(&view, health.as_ref()));
         } else {
-            let now = line(&view);
+            let problems = health.as_ref().map_or_else(Vec::new, |health| health.problems.clone());
+            let now = (line(&view), problems);
             let changed = now != told;
             let lag_is_due = health.is_some() && looks % LAG_EVERY == 0;
             if changed || lag_is_due {
                 let lag = health.as_ref().map(|health| format!("  {}", lag(health))).unwrap_or_default();
-                out.data(&format!("{}  {now}{lag}", jiff::Zoned::now().strftime("%H:%M:%S")));
+                out.data(&format!("{}  {}{lag}", jiff::Zoned::now().strftime("%H:%M:%S"), now.0));
                 told = now;
             }
         }

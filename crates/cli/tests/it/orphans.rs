@@ -43,27 +43,29 @@ async fn die_at(scene: &Scene, point: &str, alone: bool) {
     assert_eq!(status.signal(), Some(9), "it did not die at {point}, but: {status:?}");
 }
 
-/// A superuser writes to the fenced source: `watch` says so, again and again.
-async fn stray_writes_are_told(scene: &Scene) {
-    if scene.standing() == "in_sync" {
-        assert_eq!(scene.run(&["switchover"]).await.code(), Some(0));
+/// A superuser writes to the side that is fenced: `watch` says so with its next look but one, in words and as data.
+async fn stray_writes_are_told(scene: &Scene, fenced: &str, port: u16) {
+    let sees = format!("somebody wrote to the {fenced}, which is fenced");
+    for format in [&[][..], &["--format", "json"]] {
+        let mut watch = std::process::Command::new(env!("CARGO_BIN_EXE_pgleap"))
+            .args(format)
+            .args(["watch", "--config"])
+            .arg(scene.lab.config_path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
+        let first = lines.next().unwrap().unwrap();
+        assert!(!first.contains("somebody wrote"), "what comes by replication is no stray: {first}");
+        let client = connect(scene.lab.directly(port, DATABASE)).await;
+        client.batch_execute("INSERT INTO parents VALUES (-7, 'a stray')").await.unwrap();
+        client.batch_execute("DELETE FROM parents WHERE id = -7").await.unwrap();
+        // a bound of looks, not of time: they come once a second, and each writes a line or more
+        let told = lines.take(10).any(|line| line.unwrap().contains(&sees));
+        watch.kill().unwrap();
+        watch.wait().unwrap();
+        assert!(told, "a stray write to the {fenced} was not told");
     }
-    let mut watch = std::process::Command::new(env!("CARGO_BIN_EXE_pgleap"))
-        .args(["--format", "json", "watch", "--config"])
-        .arg(scene.lab.config_path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
-    let first = lines.next().unwrap().unwrap();
-    assert!(!first.contains("somebody wrote"), "what comes by replication is no stray: {first}");
-    let client = connect(scene.lab.directly(scene.lab.source_port, DATABASE)).await;
-    client.batch_execute("INSERT INTO parents VALUES (-7, 'a stray')").await.unwrap();
-    // a bound of looks, not of time: they come once a second
-    let told = lines.take(20).any(|line| line.unwrap().contains("somebody wrote to the source, which is fenced"));
-    watch.kill().unwrap();
-    watch.wait().unwrap();
-    assert!(told, "a stray write was not told");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,7 +76,12 @@ async fn switchover_whose_process_is_killed_is_ended_by_a_second_one() {
         scene.all_go_on_well(point).await;
         scene.until(&format!("the second process to finish after {point}"), || scene.standing() != "open").await;
     }
-    stray_writes_are_told(&scene).await;
+    if scene.standing() == "in_sync" {
+        assert_eq!(scene.run(&["switchover"]).await.code(), Some(0));
+    }
+    stray_writes_are_told(&scene, "source", scene.lab.source_port).await;
+    assert_eq!(scene.run(&["rollback"]).await.code(), Some(0));
+    stray_writes_are_told(&scene, "target", scene.lab.target_port).await;
     assert_eq!(scene.failed(), [0]);
     scene.verdict().await;
 }

@@ -38,6 +38,11 @@ impl Strays {
         Ok(Self { side, publication: world.publication(), databases: watched })
     }
 
+    /// Returns the side that is watched.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
     /// Returns what was written since the last look: a line for each transaction, for a person.
     ///
     /// # Errors
