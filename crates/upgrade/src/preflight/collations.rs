@@ -1,5 +1,7 @@
 //! Collations whose sort order is not the one that indexes were built with, or will not be on the target.
 
+use std::collections::BTreeSet;
+
 use pgleap_local::Icu;
 
 use super::{
@@ -17,11 +19,17 @@ const CHANGED: &str = "
                pg_catalog.pg_collation_actual_version(c.oid) AS now
           FROM pg_catalog.pg_collation AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.collnamespace
          WHERE c.collversion IS NOT NULL {database}
+    ), sorted (relation, by) AS (
+        SELECT x.indexrelid, u.oid
+          FROM pg_catalog.pg_index AS x CROSS JOIN LATERAL unnest(x.indcollation) AS u (oid) WHERE x.indexrelid >= 16384
+         UNION
+        SELECT p.partrelid, u.oid
+          FROM pg_catalog.pg_partitioned_table AS p CROSS JOIN LATERAL unnest(p.partcollation) AS u (oid) WHERE p.partstrat = 'r'
     )
-    SELECT c.name, c.built, c.now, pg_catalog.format('%I.%I', n.nspname, i.relname)
-      FROM changed AS c JOIN pg_catalog.pg_index AS x ON c.oid = ANY (x.indcollation)
-      JOIN pg_catalog.pg_class AS i ON i.oid = x.indexrelid AND i.oid >= 16384 AND i.relkind = 'i'
-      JOIN pg_catalog.pg_namespace AS n ON n.oid = i.relnamespace
+    SELECT c.name, c.built, c.now, pg_catalog.format('%I.%I', n.nspname, r.relname), r.relkind = 'p'
+      FROM changed AS c JOIN sorted AS s ON s.by = c.oid
+      JOIN pg_catalog.pg_class AS r ON r.oid = s.relation AND r.relkind IN ('i', 'p')
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = r.relnamespace
      WHERE c.built <> c.now ORDER BY 1, 4";
 
 const OF_DATABASE: &str = "
@@ -40,8 +48,9 @@ const OF_ICU: &str = "
            OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a JOIN icu ON icu.oid = a.attcollation
                        WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped)
       FROM pg_catalog.pg_class AS i JOIN pg_catalog.pg_namespace AS n ON n.oid = i.relnamespace
-     WHERE i.oid IN (SELECT x.indexrelid FROM pg_catalog.pg_index AS x JOIN icu ON icu.oid = ANY (x.indcollation))
-       AND i.oid >= 16384 AND i.relkind = 'i'";
+     WHERE i.oid IN (SELECT x.indexrelid FROM pg_catalog.pg_index AS x CROSS JOIN LATERAL unnest(x.indcollation) AS u (oid)
+                       JOIN icu ON icu.oid = u.oid WHERE x.indexrelid >= 16384)
+       AND i.relkind = 'i'";
 
 const DEFAULT_IS_ICU: &str = "
     (SELECT datlocprovider = 'i' FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
@@ -56,10 +65,15 @@ pub(super) const ABOUT: About = About {
             programs of both majors were built with",
     why: "A new libc or ICU sorts otherwise, and an index that was built by the old order misses rows: duplicates get past a \
           unique index, and changes that are applied do not find their row. The copy has the same files, so it has the same \
-          indexes. Both servers run on one host and have one libc; each has the ICU that its packages were built with.",
+          indexes. So it is with rows of a table partitioned by ranges of text: they stay where the old order put them, and are \
+          looked for elsewhere. Both servers run on one host and have one libc; each has the ICU that its packages were built with.",
     findings: &[
         blocker("collation.no_icu", Applied::ByHand("packages of this host are its administrator's.")),
         warning("collation.changed", Applied::ByHand("rebuilding indexes takes time and space.")),
+        warning(
+            "collation.moves_rows",
+            Applied::ByHand("which rows are where they should not be has to be looked at."),
+        ),
         warning("collation.icu_differs", Applied::ByHand("rebuilding indexes takes time and space.")),
     ],
 };
@@ -125,6 +139,8 @@ async fn changed(database: &Entered) -> Answer {
     let mut remedy = Vec::new();
     let mut indexes: Vec<String> = Vec::new();
     let mut collations: Vec<String> = Vec::new();
+    let (of_tables, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.get::<_, bool>(4));
+    let moved = moves_rows(&database.name, &of_tables);
     for row in &rows {
         let (collation, built, now): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
         let index: String = row.get(3);
@@ -136,10 +152,10 @@ async fn changed(database: &Entered) -> Answer {
         collations.push(format!("{name} {built} → {now}"));
     }
     if indexes.is_empty() {
-        return Ok(Vec::new());
+        return Ok(moved.into_iter().collect());
     }
     collations.dedup();
-    for name in rows.iter().map(|row| row.get::<_, &str>(0)).collect::<std::collections::BTreeSet<_>>() {
+    for name in rows.iter().map(|row| row.get::<_, &str>(0)).collect::<BTreeSet<_>>() {
         remedy.push(match name {
             "" => format!("ALTER DATABASE {} REFRESH COLLATION VERSION;", ident::quote(&database.name)),
             name => format!("ALTER COLLATION {name} REFRESH VERSION;"),
@@ -152,10 +168,44 @@ async fn changed(database: &Entered) -> Answer {
         collations.join(", "),
         listed(&indexes)
     );
-    Ok(vec![
-        Finding::warning("collation.changed", message)
-            .because("where the order is another, such an index misses rows; changes are applied by these indexes on the target")
-            .objects(indexes)
-            .fix(format!("\\c {}\n{}", ident::quote(&database.name), remedy.join("\n"))),
-    ])
+    let changed = Finding::warning("collation.changed", message)
+        .because(
+            "where the order is another, such an index misses rows; changes are applied by these indexes on the target",
+        )
+        .objects(indexes)
+        .fix(format!("\\c {}\n{}", ident::quote(&database.name), remedy.join("\n")));
+    Ok(moved.into_iter().chain([changed]).collect())
+}
+
+/// Shows, once run, which partitions hold rows of others; what the server says of a partition's bounds is a condition.
+const ASTRAY: &str = "SELECT pg_catalog.format('SELECT %L AS partition, count(*) FROM ONLY %s WHERE NOT (%s)', p.oid::pg_catalog.regclass, \
+                      p.oid::pg_catalog.regclass, pg_catalog.pg_get_partition_constraintdef(p.oid)) FROM pg_catalog.pg_partition_tree(";
+
+fn moves_rows(database: &str, rows: &[tokio_postgres::Row]) -> Option<Finding> {
+    let tables: BTreeSet<String> = rows.iter().map(|row| row.get(3)).collect();
+    let tables: Vec<_> = tables.into_iter().collect();
+    if tables.is_empty() {
+        return None;
+    }
+    let looks = tables.iter().map(|table| {
+        format!(
+            "{ASTRAY}{}) AS t JOIN pg_catalog.pg_class AS p ON p.oid = t.relid WHERE t.isleaf AND t.level > 0 \\gexec",
+            ident::literal(table)
+        )
+    });
+    let message = format!(
+        "database `{database}` has {} partitioned by ranges of text whose collation has another version now: {}",
+        counted(tables.len(), "table"),
+        listed(&tables)
+    );
+    Some(
+        Finding::warning("collation.moves_rows", message)
+            .because("a row that the new order puts into another partition is not found where it is")
+            .fix(format!(
+                "\\c {}\n{}\n-- rows that are counted: INSERT them again through the table, and DELETE them there",
+                ident::quote(database),
+                looks.collect::<Vec<_>>().join("\n")
+            ))
+            .objects(tables),
+    )
 }

@@ -80,6 +80,7 @@ pub use about::{About, Applied, Kind, Topic};
 pub use drift::Drift;
 pub use finding::{Finding, Report, Severity};
 pub use fix::Fix;
+pub(crate) use preload_libraries::acts;
 
 use std::{collections::BTreeMap, time::Duration};
 

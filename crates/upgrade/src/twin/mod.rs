@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     pg::{Cluster, PgError},
+    preflight::acts,
     provision, replicate,
     world::World,
 };
@@ -43,17 +44,7 @@ pub struct Wishes {
 
 /// The port in the name of the twin's socket; nothing listens on it.
 const PORT: u16 = 50_434;
-/// Libraries that act by themselves once they are loaded: a twin must run no jobs.
-const ACTING: [&str; 9] =
-    ["pg_cron", "pg_partman_bgw", "pglogical", "bdr", "pg_net", "pgactive", "timescaledb", "citus", "pg_squeeze"];
-
 const LIBRARIES: &str = "SELECT pg_catalog.current_setting('shared_preload_libraries')";
-
-/// Returns a library's name without its place and quotes.
-fn bare(library: &str) -> &str {
-    let name = library.trim_matches('"');
-    name.rsplit('/').next().unwrap_or(name).trim_end_matches(".so")
-}
 
 /// Returns the configuration of the twin of an upgrade, as far as it takes nobody's word: enough to remove one.
 pub fn config(of: &Config) -> Config {
@@ -102,7 +93,7 @@ fn set(config: &mut Config, name: &str, value: &str) {
 pub async fn with_libraries(mut config: Config, source: &Cluster) -> Result<Config, PgError> {
     let session = source.db(&config.source.database).await?;
     let loaded: String = session.query_one(LIBRARIES, &[]).await?.get(0);
-    let kept: Vec<_> = loaded.split(',').map(str::trim).filter(|library| !ACTING.contains(&bare(library))).collect();
+    let kept: Vec<_> = loaded.split(',').map(str::trim).filter(|library| !acts(library)).collect();
     set(&mut config, "shared_preload_libraries", &kept.join(", "));
     Ok(config)
 }

@@ -255,6 +255,22 @@ const CASES: &[Case] = &[
         ..ANY
     },
     Case {
+        id: "collation.moves_rows",
+        severity: Warning,
+        sql: &[
+            "CREATE COLLATION dutch (provider = icu, locale = 'nl')",
+            "CREATE TABLE by_name (t text COLLATE dutch) PARTITION BY RANGE (t); CREATE TABLE by_letter (t text COLLATE dutch) \
+             PARTITION BY LIST (t)",
+            "UPDATE pg_collation SET collversion = '0.1' WHERE collname = 'dutch'",
+        ],
+        says: &[
+            "1 table partitioned by ranges of text whose collation has another version now: `public.by_name`",
+            "pg_partition_tree('public.by_name')",
+            "\\gexec",
+        ],
+        ..ANY
+    },
+    Case {
         id: "library.missing",
         severity: Blocker,
         sql: &[
@@ -365,7 +381,7 @@ const CLERK: &[&str] = &[
 ];
 
 /// Some servers are built without ICU.
-const COLLATION: &str = "collation.changed";
+const COLLATIONS: [&str; 2] = ["collation.changed", "collation.moves_rows"];
 /// Looked for where the target's programs are.
 const BY_TARGET: [&str; 3] = ["library.missing", "extension.not_on_target", "extension.no_update_path"];
 
@@ -464,7 +480,7 @@ async fn every_case(major: u16) {
     let row = "SELECT count(*) FROM pg_collation WHERE collname = 'und-x-icu' AND collversion IS NOT NULL";
     let has_icu = bed.client("app").await.query_one(row, &[]).await.unwrap().get::<_, i64>(0) > 0;
     let has_target = pgleap_local::find(wishes.target, &[]).is_ok();
-    let cases = CASES.iter().filter(|case| has_icu || case.id != COLLATION);
+    let cases = CASES.iter().filter(|case| has_icu || !COLLATIONS.contains(&case.id));
     let cases = || cases.clone().filter(|case| major >= case.since && (has_target || !BY_TARGET.contains(&case.id)));
     for case in cases() {
         bed.run("app", case.sql).await;

@@ -150,10 +150,19 @@ async fn what_is_wrong_in_the_configuration_or_on_the_host_is_found_and_the_rest
 
     // by its path a library is the source's, whatever the target has
     let row = bed.client("app").await.query_one("SELECT setting FROM pg_config WHERE name = 'PKGLIBDIR'", &[]).await;
-    let library = format!("{}/plpgsql", row.unwrap().get::<_, &str>(0));
+    let place = row.unwrap().get::<_, String>(0);
+    let library = format!("{place}/plpgsql");
     bed.restart(&[("shared_preload_libraries", &library)]).await;
     let report = wishes.check().await;
     assert_says(&report, "library.preload_missing", Blocker, &["`shared_preload_libraries`", &library]);
+    // one by the name of another that has workers of its own
+    let acting = bed.dir.path().join("pg_squeeze.so");
+    std::fs::copy(format!("{place}/dict_snowball.so"), &acting).unwrap();
+    let both = format!("{library}, {}", acting.display());
+    bed.restart(&[("shared_preload_libraries", &both)]).await;
+    let report = wishes.check().await;
+    let quiet = format!("settings = {{ shared_preload_libraries = \"{library}\" }}");
+    assert_says(&report, "library.acts", Warning, &["/pg_squeeze.so`", &quiet]);
 
     // what RDS has in place of a setting of its own
     bed.restart(&[("wal_level", "replica"), ("rds.logical_replication", "off")]).await;

@@ -20,6 +20,13 @@ WITH used (function, by) AS (
      WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
        AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
     UNION
+    -- up to 14 it is the column that depends on what generates it
+    SELECT d.refobjid, pg_catalog.format('generated column %I', a.attname)
+      FROM pg_catalog.pg_depend AS d
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.objid AND a.attnum = d.objsubid AND a.attgenerated <> ''
+     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+       AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    UNION
     SELECT tgfoid, pg_catalog.format('trigger %I', tgname) FROM pg_catalog.pg_trigger WHERE tgenabled IN ('A', 'R')
 ), bodies AS (
     SELECT p.oid, u.users, u.count,

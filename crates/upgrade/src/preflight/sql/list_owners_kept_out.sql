@@ -5,7 +5,7 @@
 --          writes them), quiet text[] (actions of ALTER TABLE: ordinary sessions fire them as before)
 -- Partitioned tables are left out: changes are applied to the partition that a row is in.
 WITH closed AS (
-    SELECT d.classid, d.objid, p.oid AS function
+    SELECT d.classid, d.objid, d.objsubid, p.oid AS function
       FROM pg_catalog.pg_proc AS p
       JOIN pg_catalog.pg_depend AS d
         ON d.refobjid = p.oid AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
@@ -28,6 +28,12 @@ WITH closed AS (
       FROM closed AS d JOIN pg_catalog.pg_attrdef AS f
         ON f.oid = d.objid AND d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
       JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> ''
+    UNION
+    -- up to 14 it is the column that depends on what generates it
+    SELECT a.attrelid, d.function
+      FROM closed AS d JOIN pg_catalog.pg_attribute AS a
+        ON a.attrelid = d.objid AND a.attnum = d.objsubid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+       AND a.attgenerated <> ''
 ), denied AS (
     SELECT c.oid, array_agg(called.function::pg_catalog.regprocedure::text ORDER BY called.function) AS denied
       FROM called JOIN pg_catalog.pg_class AS c ON c.oid = called.relation
