@@ -1,4 +1,5 @@
-//! What pgleap itself takes: memory over a run and a switchover, and time of the processor while it watches.
+//! What pgleap itself takes: memory over a run and a switchover, of itself and of its guard, and time of the processor while it
+//! watches.
 //!
 //! The program is `$PGLEAP_BIN`, or else the release build beside this benchmark. Servers and tools that it starts are
 //! processes of their own and do not count.
@@ -18,6 +19,7 @@ use crate::{
 const LOAD: Load = Load { clients: 4, rate: Some(60.0), application: 2 };
 const WATCHED: Duration = Duration::from_secs(30);
 const MOST_RSS_MB: f64 = 40.0;
+const MOST_GUARD_MB: f64 = 15.0;
 const MOST_CPU_PERCENT: f64 = 0.5;
 /// The kernel counts a process's time in hundredths of a second, on every architecture that servers run on.
 const TICKS_PER_S: f64 = 100.0;
@@ -43,6 +45,22 @@ fn peak_rss(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Returns the peak in MB of the guard that the last command started beside the poolers; it stays for some seconds.
+fn peak_of_guard(bed: &Bed) -> f64 {
+    let config = bed.lab.config_path().display().to_string();
+    let is_guard = |pid: u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains(&config) && line.contains("\0guard\0")
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+    let guard = pids.find(|pid| is_guard(*pid)).unwrap();
+    #[expect(clippy::cast_precision_loss, reason = "a few million bytes")]
+    let peak = peak_rss(guard).unwrap() as f64 / 1e6;
+    peak
 }
 
 /// Reads the processor time that the process has used, in ticks: its own and the system's for it.
@@ -103,6 +121,7 @@ pub async fn run() {
     let (watch_percent, watch_mb) = watch(&bed, &["watch"]).await;
     let (json_percent, _) = watch(&bed, &["--format", "json", "watch"]).await;
     let switchover_mb = peak_of(&bed, &["switchover"]).await;
+    let guard_mb = peak_of_guard(&bed);
     let port = bed.lab.target_port;
     let (lab, _) = bed.finish(port).await;
     let mut table = Table::new(["pgleap's own", "measured", "at most"]);
@@ -110,6 +129,7 @@ pub async fn run() {
     let mb = |value: f64| format!("{} MB", short(value));
     row("peak memory, run", mb(run_mb), mb(MOST_RSS_MB));
     row("peak memory, switchover", mb(switchover_mb), mb(MOST_RSS_MB));
+    row("peak memory, guard of one pooler", mb(guard_mb), mb(MOST_GUARD_MB));
     row("peak memory, watch", mb(watch_mb), mb(MOST_RSS_MB));
     let percent = |value: f64| format!("{value:.2} % of a core");
     row("watching, plain lines", percent(watch_percent), percent(MOST_CPU_PERCENT));
@@ -119,6 +139,7 @@ pub async fn run() {
         "{}",
         serde_json::json!({
             "bench": "footprint", "run_peak_mb": run_mb, "switchover_peak_mb": switchover_mb, "watch_peak_mb": watch_mb,
+            "guard_peak_mb": guard_mb,
             "watch_cpu_percent": watch_percent, "watch_json_cpu_percent": json_percent, "watched_s": WATCHED.as_secs(),
         })
     );
