@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use pgleap_saga::{Cx, EventSink, Executor, Journal, Outcome, RetryPolicy, StopSignal};
 use pgleap_upgrade::{
     World, plan, preflight,
-    twin::{self, Report, Wishes},
+    twin::{self, Lacking, Report, Wishes},
 };
 
 use super::{check, foretell};
@@ -23,9 +23,9 @@ use crate::{
 const FACTS_WINDOW: Duration = Duration::from_millis(500);
 /// What the newest twin told, beside its journal.
 const REPORT: &str = "report.json";
-/// How long the text of a statement is shown.
+/// How much of a long text is shown.
 const SHOWN: usize = 100;
-/// How many changed plans are shown in full.
+/// How many changed plans are shown in full, and how many tables that lack statistics.
 const IN_FULL: usize = 10;
 
 pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<Exit, CommandError> {
@@ -193,6 +193,7 @@ fn render(report: &Report, paint: Paint) -> String {
             ),
         },
     );
+    say("statistics", statistics(&report.statistics, paint));
     say(
         "schema",
         match report.restore.as_slice() {
@@ -258,7 +259,22 @@ fn render(report: &Report, paint: Paint) -> String {
     lines.join("\n")
 }
 
-/// Returns the beginning of a statement, in one line.
+fn statistics(lacking: &[Lacking], paint: Paint) -> String {
+    if lacking.is_empty() {
+        return "none of the source's is missing".to_owned();
+    }
+    let missing = format!("missing of {}", text::plural(lacking.len(), "table"));
+    let mut lines = vec![format!("{}: `ANALYZE` each on the target, before the switchover", paint.yellow(&missing))];
+    lines.extend(lacking.iter().take(IN_FULL).map(|Lacking { database, table, statistics }| {
+        format!("`{table}` in `{database}`: {}", short(&statistics.join("; ")))
+    }));
+    if lacking.len() > IN_FULL {
+        lines.push(format!("and {} more: `--format json` has them all", lacking.len() - IN_FULL));
+    }
+    lines.join("\n            ")
+}
+
+/// Returns the beginning of a long text, such as a statement, in one line.
 fn short(statement: &str) -> String {
     let line = statement.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(SHOWN) {

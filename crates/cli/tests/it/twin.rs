@@ -7,7 +7,7 @@ use std::{
 
 #[cfg(feature = "faults")]
 use pgleap_local::StopMode;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::scene::{DATABASE, Scene, connect};
@@ -17,9 +17,9 @@ const TO: u16 = 17;
 #[cfg(feature = "faults")]
 const LONG: std::time::Duration = std::time::Duration::from_secs(60);
 
-async fn set(name: &str) -> Scene {
+async fn set(name: &str, from: u16) -> Scene {
     let scene = Scene::set(name, |spec| {
-        spec.to = TO;
+        (spec.from, spec.to) = (from, TO);
         spec.source_settings =
             vec![("fsync".into(), "off".into()), ("shared_preload_libraries".into(), "pg_stat_statements".into())];
     })
@@ -32,6 +32,33 @@ async fn sql(scene: &Scene, sql: &str) {
     let client = connect(scene.lab.directly(scene.lab.source_port, DATABASE)).await;
     client.batch_execute(sql).await.unwrap();
 }
+
+/// Statistics that ANALYZE makes again, those of tables that were emptied, and those that it does not make again: of a foreign
+/// table, and of what it is to leave out by now.
+const ANALYZED: &str = "
+    CREATE TABLE \"Parts\" (a int, b int, c int) PARTITION BY RANGE (a);
+    CREATE TABLE parts_low PARTITION OF \"Parts\" FOR VALUES FROM (0) TO (500);
+    CREATE TABLE parts_high PARTITION OF \"Parts\" FOR VALUES FROM (500) TO (1000);
+    CREATE STATISTICS parts_ab ON a, b FROM \"Parts\";
+    CREATE TABLE orders (a int, b int, c int);
+    CREATE INDEX orders_ab ON orders ((a + b));
+    CREATE STATISTICS orders_bc (dependencies) ON b, c FROM orders;
+    CREATE TABLE emptied (a int, b int);
+    CREATE STATISTICS emptied_ab ON a, b FROM emptied;
+    CREATE TABLE ancestor (a int);
+    CREATE TABLE descendant () INHERITS (ancestor);
+    INSERT INTO \"Parts\" SELECT n, n / 10, n FROM generate_series(0, 999) AS n;
+    INSERT INTO orders SELECT n, n / 10, n / 10 FROM generate_series(0, 999) AS n;
+    INSERT INTO emptied SELECT n, n FROM generate_series(0, 99) AS n;
+    INSERT INTO descendant SELECT n FROM generate_series(0, 99) AS n;
+    CREATE EXTENSION file_fdw;
+    CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+    CREATE FOREIGN TABLE accounts (line text) SERVER files OPTIONS (filename '/etc/passwd');
+    ANALYZE \"Parts\", orders, emptied, ancestor, accounts;
+    TRUNCATE emptied, descendant;
+    ALTER TABLE orders ALTER c SET STATISTICS 0;
+    ALTER INDEX orders_ab ALTER COLUMN 1 SET STATISTICS 0;
+    ALTER TABLE ONLY \"Parts\" ALTER c SET STATISTICS 0";
 
 /// Everything on the source that a rehearsal could leave.
 async fn traces(scene: &Scene) -> Vec<String> {
@@ -62,8 +89,9 @@ fn report(output: &Output) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_gone_afterwards() {
-    let scene = set("twin").await;
+    let scene = set("twin", 15).await;
     sql(&scene, "SELECT count(*) FROM pgbench_accounts WHERE aid = 17").await;
+    sql(&scene, ANALYZED).await;
     let output = rehearse(&scene, &["--format", "json"]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let twin = report(&output);
@@ -78,6 +106,13 @@ async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_
     assert_eq!(twin["indexes"]["checked"], twin["indexes"]["all"]);
     assert!(twin["indexes"]["all"].as_u64().unwrap() > 3);
     assert_eq!(twin["restore"].as_array().unwrap().len(), 0, "{twin:#}");
+    let lacking = |table: &str, what: &[&str]| json!({"database": DATABASE, "table": table, "statistics": what});
+    let missing = [
+        lacking("public.\"Parts\"", &["inherited: c"]),
+        lacking("public.accounts", &["columns: line"]),
+        lacking("public.orders", &["columns: c", "extended: public.orders_bc", "index orders_ab: expr"]),
+    ];
+    assert_eq!(twin["statistics"], json!(missing));
     assert_eq!(traces(&scene).await, Vec::<String>::new());
     assert_eq!(twins(&scene), Vec::<PathBuf>::new());
 
@@ -124,7 +159,7 @@ async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_
 #[cfg(feature = "faults")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_twin_whose_maker_was_killed_is_taken_away_by_the_next() {
-    let scene = set("twink").await;
+    let scene = set("twink", 13).await;
     let mut killed = rehearse(&scene, &[]);
     killed.env("PGLEAP_FAULT", "kill:provision.start_target.after_run");
     let output = killed.output().await.unwrap();

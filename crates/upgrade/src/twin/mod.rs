@@ -6,6 +6,7 @@
 
 mod check_indexes;
 mod collect_statements;
+mod compare_statistics;
 mod explain;
 mod query_plan;
 mod report;
@@ -13,6 +14,7 @@ mod restore_schema;
 
 pub use check_indexes::{CheckIndexes, Checked};
 pub use collect_statements::{CollectStatements, Collected, Statement, split};
+pub use compare_statistics::{CompareStatistics, Lacking};
 pub use explain::{ExplainAfter, ExplainBefore, Explained};
 pub use query_plan::{Difference, QueryPlan};
 pub use report::{Report, Stage, report};
@@ -141,6 +143,7 @@ pub fn plan(id: String, config: &Config, wishes: &Wishes) -> Plan<World> {
         .then(provision::StartTarget { port: target.port })
         .then(provision::UpdateExtensions)
         .then(replicate::Analyze)
+        .then(CompareStatistics)
         .then(ExplainAfter)
         .then(CheckIndexes { within: wishes.check_indexes })
         .then(RestoreSchema)

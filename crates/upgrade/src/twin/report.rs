@@ -7,8 +7,8 @@ use pgleap_saga::{PlanState, StepError, StepStatus};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckIndexes, Checked, CollectStatements, Difference, ExplainAfter, ExplainBefore, QueryPlan, RestoreSchema,
-    Statement, explain::Explained,
+    CheckIndexes, Checked, CollectStatements, CompareStatistics, Difference, ExplainAfter, ExplainBefore, Lacking,
+    QueryPlan, RestoreSchema, Statement, explain::Explained,
 };
 use crate::{provision::UpdateExtensions, world::Cx};
 
@@ -23,6 +23,8 @@ pub struct Report {
     pub extensions: Vec<String>,
     /// What amcheck said.
     pub indexes: Checked,
+    /// Statistics that the source has and the upgraded copy lacks, by table.
+    pub statistics: Vec<Lacking>,
     /// What could not be restored.
     pub restore: Vec<String>,
     /// How many statements have the same plan, within the factor.
@@ -129,6 +131,7 @@ pub fn report(cx: &Cx<'_>, plan: &PlanState, factor: f64) -> Result<Report, Step
         stages: done.filter_map(stage).collect(),
         extensions: cx.output::<UpdateExtensions>()?,
         indexes: cx.output::<CheckIndexes>()?,
+        statistics: cx.output::<CompareStatistics>()?,
         restore: cx.output::<RestoreSchema>()?.wrong,
         same: compared.same,
         changed: compared.changed,
