@@ -45,8 +45,11 @@ const OF_ICU: &str = "
     )
     SELECT coalesce(array_agg(pg_catalog.format('%I.%I', n.nspname, i.relname) ORDER BY n.nspname, i.relname), '{}'),
            EXISTS (SELECT FROM icu WHERE is_own)
-           OR EXISTS (SELECT FROM pg_catalog.pg_attribute AS a JOIN icu ON icu.oid = a.attcollation
-                       WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped)
+           OR EXISTS (SELECT FROM icu JOIN (
+                      -- a few of many, before they are met with hundreds of collations
+                      SELECT DISTINCT a.attcollation AS oid FROM pg_catalog.pg_attribute AS a
+                       WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped AND a.attcollation <> 0) AS used
+                      ON used.oid = icu.oid)
       FROM pg_catalog.pg_class AS i JOIN pg_catalog.pg_namespace AS n ON n.oid = i.relnamespace
      WHERE i.oid IN (SELECT x.indexrelid FROM pg_catalog.pg_index AS x CROSS JOIN LATERAL unnest(x.indcollation) AS u (oid)
                        JOIN icu ON icu.oid = u.oid WHERE x.indexrelid >= 16384)
