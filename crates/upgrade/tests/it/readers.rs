@@ -1,13 +1,15 @@
 //! Clients that only read: before the writers, with them, and back again.
 
+use jiff::{SignedDuration, Timestamp};
 use pgleap_lab::{Application, LabSpec};
 use pgleap_local::StopMode;
-use pgleap_saga::EventSink;
-use pgleap_upgrade::{Chain, pgbouncer::admin::Entry, readers::WatchWindow, switchover::warm_up::WarmUp};
+use pgleap_saga::{EventSink, RecordKind, Step};
+use pgleap_upgrade::{Chain, Standing, pgbouncer::admin::Entry, readers::WatchWindow, switchover::warm_up::WarmUp};
 
 use crate::{
     bed::{
-        LONG, as_found, ask, assert_as_found, assert_unwound, began, client, connect, event, pause_began, small, until,
+        LONG, as_found, ask, assert_as_found, assert_standing, assert_unwound, began, client, connect, event, output,
+        pause_began, small, until,
     },
     rig::{Load, Rig, assert_done, directory},
 };
@@ -62,6 +64,75 @@ async fn readers_go_first_writers_follow_and_both_come_back() {
     assert!(read.transactions > 100 && read.failed == 0, "{read:?}");
     let port = rig.lab.source_port;
     let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    lab.destroy().await.unwrap();
+}
+
+/// Sees that a switchover is held because of the target's standby, and that nobody was led anywhere.
+async fn assert_held(rig: &Rig, why: &str) {
+    let rules = hba(rig);
+    let held = assert_unwound(rig.chain().switchover().await);
+    assert_eq!(held.message, "switchover held");
+    let reasons = held.cause.unwrap();
+    assert!(reasons.contains(&format!("the target's standby {why}")), "`{why}` is missing in: {reasons}");
+    assert_eq!(readers_lead_to(rig).await, rig.lab.reader_ports.unwrap().0);
+    assert_eq!(hba(rig), rules);
+    assert_standing(&rig.chain(), Standing::InSync);
+}
+
+/// Returns when the newest record of this kind was written about readers being watched.
+fn told_at(rig: &Rig, kind: RecordKind) -> Timestamp {
+    let mut records = rig.journal.records(0).unwrap();
+    records.retain(|record| record.kind == kind && record.step.as_deref() == Some(WatchWindow::NAME.0));
+    records.last().unwrap().at
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_are_led_to_no_standby_that_would_serve_them_badly_and_are_watched_on_a_good_one() {
+    let mut rig = rig_with("rdh", |config| config.replace("window = \"0s\"", "window = \"2s\"")).await;
+    let (of_source, of_target) = rig.lab.reader_ports.unwrap();
+    let (source, target) = (rig.lab.source_port, rig.lab.target_port);
+    let readers = Application::reading(&rig.lab.reading_through_pooler("shop"), 3, 40);
+    assert_done(rig.chain().run().await);
+    let text = std::fs::read_to_string(rig.lab.config_path()).unwrap();
+    let led_to = |port: u16| {
+        let (before, after) = text.split_once(&format!("to = \"host=127.0.0.1 port={of_target}\"")).unwrap();
+        format!("{before}to = \"host=localhost port={port}\"{after}")
+    };
+
+    assert_held(&rig, &format!("127.0.0.1:{of_target} cannot be asked: ")).await;
+    rig.lab.start_target_standby().await.unwrap();
+    // the target itself, by another of its names
+    rig.edit(&led_to(target)).await;
+    assert_held(&rig, &format!("localhost:{target} is no standby: it takes writes")).await;
+    rig.edit(&led_to(of_source)).await;
+    assert_held(&rig, &format!("localhost:{of_source} follows another cluster")).await;
+    rig.edit(&text.replace("[readers]\n", "[readers]\nmax_staleness = \"300ms\"\n")).await;
+    let standby = rig.lab.directly(of_target, "shop");
+    ask(&standby, "SELECT pg_wal_replay_pause()").await;
+    assert_held(&rig, &format!("127.0.0.1:{of_target} within 0.3 s (`readers.max_staleness`)")).await;
+    ask(&standby, "SELECT pg_wal_replay_resume()").await;
+
+    rig.edit(&text).await;
+    let sink = EventSink::new();
+    let mut events = sink.subscribe();
+    let chain = Chain::new(&rig.world, &rig.journal, sink, rig.stop.clone());
+    let look = async {
+        assert!(event(&mut events, began::<WatchWindow>).await);
+        assert_eq!(readers_lead_to(&rig).await, of_target);
+        let writers = ask(&rig.lab.through_pooler("shop"), "SELECT current_setting('port')").await;
+        assert_eq!(writers, [source.to_string()], "writers follow when the window is over");
+    };
+    let (outcome, ()) = tokio::join!(chain.switchover(), look);
+    assert_done(outcome);
+    let watched = told_at(&rig, RecordKind::Succeeded).duration_since(told_at(&rig, RecordKind::Started));
+    assert!(watched >= SignedDuration::from_secs(2), "{watched:?}");
+    let seen = output::<WatchWindow>(&rig.world, &rig.journal);
+    assert!(seen.transactions > 20 && seen.worst_staleness_ms > 0.0, "{seen:?}");
+    assert_eq!(readers_lead_to(&rig).await, of_target);
+    let read = readers.stop().await;
+    assert!(read.transactions > 100 && read.failed == 0, "{read:?}");
+    let (lab, verdict) = rig.verdict(target).await;
     verdict.assert_clean();
     lab.destroy().await.unwrap();
 }
