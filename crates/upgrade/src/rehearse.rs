@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::{
     guard::Ward,
     pg::{PgError, Session, Side},
+    pgbouncer::inspect::{PATIENCE, Unseen},
     readers::address,
     replicate::{
         catch_up::{Rates, round_trip},
@@ -140,27 +141,26 @@ fn millis(since: Instant) -> f64 {
 
 /// Refuses a budget that somebody who waits does not have.
 async fn refuse_impatience(cx: &Cx<'_>, from: Side, budget: Duration) -> Result<(), StepError> {
-    let longest = (budget + GRACE).as_secs_f64();
+    let longest = budget + GRACE;
     let poolers = cx.world.route.members().iter().filter(|member| matches!(member.ward, Ward::PgBouncer(..)));
     for member in poolers {
         let seen = member.inspect(&address(cx.world.cluster(from))).await.map_err(|unseen| match unseen {
-            crate::pgbouncer::inspect::Unseen::Unreachable(error)
-            | crate::pgbouncer::inspect::Unseen::Silent(error) => error,
+            Unseen::Unreachable(error) | Unseen::Silent(error) => error,
         })?;
-        let patience =
-            seen.settings.get("query_wait_timeout").and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
-        if patience > 0.0 && patience <= longest {
-            return Err(StepError::blocked(
-                format!("{} sends waiting clients away after {patience} s", member.ward),
-                format!(
-                    "rehearse with a budget below it (a guard adds {} s), or raise `query_wait_timeout`",
-                    GRACE.as_secs_f64()
-                ),
-            ));
+        for setting in PATIENCE {
+            if let Some(patience) = seen.gives_up(setting, longest) {
+                return Err(StepError::blocked(
+                    format!("{} sends waiting clients away after {patience} s (`{setting}`)", member.ward),
+                    format!(
+                        "rehearse with a budget below it (a guard adds {} s), or raise `{setting}`",
+                        GRACE.as_secs_f64()
+                    ),
+                ));
+            }
         }
     }
     match cx.world.config.budgets.application_timeout {
-        Some(timeout) if timeout <= budget + GRACE => Err(StepError::blocked(
+        Some(timeout) if timeout <= longest => Err(StepError::blocked(
             format!("the application gives up after {} s", timeout.as_secs_f64()),
             "rehearse with a budget below it, or raise `budgets.application_timeout` if it waits for longer",
         )),
@@ -177,7 +177,9 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
     let Rehearse { from, pauses, budget } = what;
     let can_pause = cx.world.route.capabilities.pauses();
     let cuts = cx.world.route.capabilities.clients != Clients::Wait;
-    refuse_impatience(cx, from, budget).await?;
+    if can_pause {
+        refuse_impatience(cx, from, budget).await?;
+    }
     if let Decision::Hold { reasons, .. } = decide(cx, from).await? {
         return Err(StepError::blocked("a switchover would be held now", "remove what is named, then try again")
             .because(reasons.join("; ")));

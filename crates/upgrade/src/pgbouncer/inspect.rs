@@ -32,6 +32,17 @@ pub struct Inspection {
     pub server_pids: Vec<i32>,
 }
 
+/// The settings by which clients that wait are sent away: PgBouncer's janitor counts the time of a wait against both.
+pub const PATIENCE: [&str; 2] = ["query_wait_timeout", "query_timeout"];
+
+impl Inspection {
+    /// Returns after how many seconds `setting` makes it give up, if that is before a wait of `longest` is over; 0 is never.
+    pub fn gives_up(&self, setting: &str, longest: Duration) -> Option<f64> {
+        let patience: f64 = self.settings.get(setting)?.parse().ok()?;
+        (patience > 0.0 && patience <= longest.as_secs_f64()).then_some(patience)
+    }
+}
+
 /// The configuration files, as the switchover will want them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -112,5 +123,28 @@ async fn file(pgbouncer: &PgBouncer, source: &Address) -> File {
     File::Read {
         leading: ini.leading_to(source).into_iter().map(str::to_owned).collect(),
         replaceable: ini.files().iter().all(replaceable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_must_outlast_the_longest_wait() {
+        let gives_up = |patience: &str| {
+            let seen = Inspection {
+                version: "1.24.1".into(),
+                is_admin: true,
+                entries: Vec::new(),
+                settings: [("query_timeout".to_owned(), patience.to_owned())].into(),
+                ini: "pgbouncer.ini".into(),
+                file: File::Unreadable(String::new()),
+                server_pids: Vec::new(),
+            };
+            seen.gives_up("query_timeout", Duration::from_millis(2500))
+        };
+        assert_eq!((gives_up("0"), gives_up("2.6"), gives_up("")), (None, None, None), "0 waits for ever");
+        assert_eq!((gives_up("2.5"), gives_up("1")), (Some(2.5), Some(1.0)));
     }
 }

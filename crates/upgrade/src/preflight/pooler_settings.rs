@@ -6,7 +6,7 @@ use super::{
     finding::listed,
     pooler::Console,
 };
-use crate::{route::Clients, switchover::hot::GRACE, world::World};
+use crate::{pgbouncer::inspect::PATIENCE, route::Clients, switchover::hot::lease, world::World};
 
 pub(super) const ABOUT: About = About {
     check: "pooler_settings",
@@ -34,43 +34,35 @@ pub(super) const ABOUT: About = About {
 pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
     let pooler = console.pooler();
     let mut findings = Vec::new();
-    // guards end a pause so much later
-    let budget = (world.config.budgets.write_pause + GRACE).as_secs_f64();
-    let seconds = |name: &str| console.setting(name).and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
+    let lease = lease(world);
+    let lease_s = lease.as_secs_f64();
     let ini = console.ini().display();
-    // the janitor counts the time of waiting clients against both
-    for (id, setting) in
-        [("pooler.query_wait_timeout", "query_wait_timeout"), ("pooler.query_timeout", "query_timeout")]
-    {
-        let patience = seconds(setting);
-        if !gives_up(patience, budget) {
-            continue;
-        }
+    for (id, setting) in ["pooler.query_wait_timeout", "pooler.query_timeout"].into_iter().zip(PATIENCE) {
+        let Some(patience) = console.seen.gives_up(setting, lease) else { continue };
         let message = format!(
             "PgBouncer {pooler} sends waiting clients away after {patience} s (`{setting}`); the write budget and a guard's lease are \
-             {budget} s"
+             {lease_s} s"
         );
         findings.push(
             Finding::blocker(id, message)
                 .number("patience_s", patience)
-                .number("lease_s", budget)
+                .number("lease_s", lease_s)
                 .because("clients wait in the pooler during the write pause")
                 .fix(format!("{setting} = 120  ; in {ini}, then RELOAD")),
         );
     }
-    let patience = seconds("client_login_timeout");
-    if gives_up(patience, budget) {
+    if let Some(patience) = console.seen.gives_up("client_login_timeout", lease) {
         let message = format!("PgBouncer {pooler} sends clients away that cannot log in within {patience} s");
         findings.push(
             Finding::warning("pooler.client_login_timeout", message)
                 .number("patience_s", patience)
-                .number("lease_s", budget)
+                .number("lease_s", lease_s)
                 .because("the first client of a pool logs in when a server does, and in the write pause none does")
                 .fix(format!("client_login_timeout = 60  ; in {ini}, then RELOAD")),
         );
     }
-    let retry = seconds("server_login_retry");
-    if retry > budget {
+    let retry: f64 = console.setting("server_login_retry").and_then(|value| value.parse().ok()).unwrap_or(0.0);
+    if retry > lease_s {
         let message = format!("PgBouncer {pooler} refuses clients for {retry} s after a server login that failed");
         findings.push(
             Finding::warning("pooler.server_login_retry", message)
@@ -123,21 +115,4 @@ pub(super) async fn check(world: &World, console: &Console<'_>) -> Answer {
         );
     }
     Ok(findings)
-}
-
-/// 0 is for ever.
-fn gives_up(patience: f64, budget: f64) -> bool {
-    patience > 0.0 && patience <= budget
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patience_must_outlast_the_write_budget() {
-        assert!(!gives_up(0.0, 2.0), "waits for ever");
-        assert!(!gives_up(3.0, 2.0));
-        assert!(gives_up(2.0, 2.0) && gives_up(1.0, 2.0));
-    }
 }

@@ -156,7 +156,9 @@ async fn clients_with_both_hosts_find_the_side_that_takes_writes_there_and_back(
         .unwrap();
     let text = lab.config_text();
     let (before, after) = (text.split_once("[route]").unwrap().0, text.split_once("[budgets]").unwrap().1);
-    let config = format!("{before}[route]\nkind = \"multi_host\"\n\n[budgets]{after}");
+    // clients are not kept waiting: how long they would does not matter to a rehearsal
+    let impatient = "application_timeout = \"500ms\"";
+    let config = format!("{before}[route]\nkind = \"multi_host\"\n\n[budgets]\n{impatient}{after}");
     let rig = Rig::over_by(lab, &config, LOAD, both_hosts).await;
     let _guard = guard(&rig.lab);
     let admin = client(&rig.lab.directly(source, "shop")).await;

@@ -5,15 +5,18 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use pgleap_lab::Lab;
-use pgleap_saga::EventSink;
+use pgleap_lab::{Lab, ROLES};
+use pgleap_saga::{EventSink, StepError};
 use pgleap_upgrade::{
     Chain, Standing, World,
     guard::Launch,
+    pg::Side,
     pgbouncer::admin::Entry,
+    rehearse::{Rehearsal, Rehearse, rehearse},
     switchover::{
         carry_over::CarryOver, check_gates::CheckGates, drain::Audit, save_access::SaveAccess, warm_up::WarmUp,
     },
+    world::Cx,
 };
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, error::SqlState};
@@ -154,6 +157,40 @@ async fn over_the_write_budget(rig: &Rig, before: &[String]) {
     assert_untouched(rig, before).await;
 }
 
+/// Rehearses a pause of the whole write budget, which is a second, in such a world.
+async fn rehearsed(rig: &Rig, world: &World) -> Result<Rehearsal, StepError> {
+    let what = Rehearse { from: Side::Source, pauses: 1, budget: world.config.budgets.write_pause };
+    rehearse(&Cx::standalone(world, &rig.journal), what).await
+}
+
+/// Somebody who waits would give up before the pause is over, and a guard holds it for half a second longer.
+async fn rehearsed_beyond_somebodys_patience(rig: &Rig, config: &str, before: &[String]) {
+    let (user, password) = ROLES[2];
+    let mut console = rig.lab.through_pooler("pgbouncer");
+    console.user(user).password(password);
+    let console = client(&console).await;
+    for (setting, usual) in [("query_wait_timeout", 120), ("query_timeout", 0)] {
+        console.simple_query(&format!("SET {setting} = 1")).await.unwrap();
+        let refused = rehearsed(rig, &rig.world).await.unwrap_err();
+        let expected = format!("sends waiting clients away after 1 s (`{setting}`)");
+        assert!(refused.message.contains(&expected), "`{expected}` is missing in: {refused}");
+        assert!(refused.hint.unwrap().contains(&format!("raise `{setting}`")));
+        console.simple_query(&format!("SET {setting} = 2")).await.unwrap();
+        assert_eq!(rehearsed(rig, &rig.world).await.unwrap().pauses_ms.len(), 1, "{setting} outlasts the pause");
+        console.simple_query(&format!("SET {setting} = {usual}")).await.unwrap();
+    }
+    for (timeout, refused) in [("1s", true), ("1500ms", true), ("1600ms", false)] {
+        let text = config.replace("[budgets]\n", &format!("[budgets]\napplication_timeout = \"{timeout}\"\n"));
+        let world = pgleap_upgrade::Config::parse(&text, &rig.lab.spec.dir).unwrap();
+        let world = World::describe(world, "7f3a".into(), Launch::Task).await.unwrap();
+        match rehearsed(rig, &world).await {
+            Err(error) => assert!(refused && error.message.contains("the application gives up after 1"), "{error}"),
+            Ok(rehearsal) => assert!(!refused, "{timeout}: {rehearsal:?}"),
+        }
+    }
+    assert_untouched(rig, before).await;
+}
+
 /// Works until it is told to stop, in a task of its own.
 fn again_and_again<F>(stop: &Arc<AtomicBool>, mut work: impl FnMut() -> F + Send + 'static) -> JoinHandle<()>
 where
@@ -212,6 +249,7 @@ async fn refused_switchovers_leave_everything_as_it_was_and_the_next_one_works()
     assert_done(rig.chain().run().await);
     let _guard = guard(&rig.lab);
     let before = as_found(&rig.lab).await;
+    rehearsed_beyond_somebodys_patience(&rig, &config, &before).await;
     held_by_an_old_transaction(&rig, &before).await;
     held_by_a_superuser(&rig, &before).await;
     over_the_write_budget(&rig, &before).await;
