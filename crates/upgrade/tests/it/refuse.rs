@@ -394,3 +394,55 @@ async fn direct_writers_are_shut_out_and_the_audit_decodes_where_other_databases
     verdict.assert_clean();
     end(lab).await;
 }
+
+#[cfg(feature = "faults")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transaction_that_is_open_when_the_fence_goes_up_ends_on_both_sides_or_on_none() {
+    use pgleap_saga::{Outcome, fault::Script};
+    use pgleap_upgrade::switchover::confirm_gates::ConfirmGates;
+
+    const NUMBERS: &str = "SELECT n FROM direct ORDER BY n";
+    let mut spec = small(15, 18, "open");
+    spec.write_pause = "5s".into();
+    let rig = Rig::start_with(spec, LOAD).await;
+    let _guard = guard(&rig.lab);
+    let (source, target) = (rig.lab.source_port, rig.lab.target_port);
+    let direct = client(&rig.lab.bypassing(source, "shop")).await;
+    direct.batch_execute("CREATE TABLE direct (n int PRIMARY KEY)").await.unwrap();
+    assert_done(rig.chain().run().await);
+
+    // it commits where it may not log in any more, then when the last row is thought to be over
+    let points = ["switchover.fence.after_block", "switchover.carry_over.after_arrival"];
+    let mut there = Vec::new();
+    let turns = points.iter().flat_map(|point| [(point, source, target), (point, target, source)]);
+    for (n, (point, from, to)) in turns.enumerate() {
+        let sink = EventSink::new();
+        let mut events = sink.subscribe();
+        let chain = Chain::new(&rig.world, &rig.journal, sink, rig.stop.clone());
+        let session = client(&rig.lab.bypassing(from, "shop")).await;
+        let script = Script::hold_at(*point);
+        let cheat = async {
+            // the slots are made, and it is too young to hold anything up
+            assert!(event(&mut events, began::<ConfirmGates>).await);
+            session.batch_execute(&format!("BEGIN READ WRITE; INSERT INTO direct VALUES ({n})")).await.unwrap();
+            script.held().await;
+            let told = session.batch_execute("COMMIT").await;
+            script.release();
+            told
+        };
+        let moves = async { if from == source { chain.switchover().await } else { chain.rollback().await } };
+        let both = async { tokio::join!(script.run(moves), cheat) };
+        let (outcome, told) = tokio::time::timeout(crate::bed::LONG, both).await.unwrap();
+        assert!(matches!(outcome, Some(Ok(Outcome::Done))), "{point}: {outcome:?}");
+        assert_eq!(told.is_ok(), *point == points[0], "{point}: {told:?}");
+        if told.is_ok() {
+            there.push(n.to_string());
+        }
+        assert!(connect(&rig.lab.bypassing(from, "shop")).await.is_err(), "{point}: the fence stands");
+        assert_eq!(ask(&rig.lab.bypassing(to, "shop"), NUMBERS).await, there, "{point}");
+        assert_eq!(ask(&rig.lab.directly(from, "shop"), NUMBERS).await, there, "{point}: on one side alone");
+    }
+    let (lab, verdict) = rig.verdict(source).await;
+    verdict.assert_clean();
+    end(lab).await;
+}
