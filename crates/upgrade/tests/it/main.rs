@@ -16,6 +16,7 @@ mod guard_versions;
 mod guards;
 mod lost_journal;
 mod matrix;
+mod mixed_fleet;
 mod multi_host;
 mod preflight;
 mod preflight_footprint;

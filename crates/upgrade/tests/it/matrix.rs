@@ -17,7 +17,7 @@ fn wanted(from: u16, to: u16) -> bool {
     can_be_had(from) && can_be_had(to)
 }
 
-fn can_be_had(major: u16) -> bool {
+pub fn can_be_had(major: u16) -> bool {
     let found = pgleap_local::find(major, &[]);
     if let Err(error) = &found {
         eprintln!("skipped: {error}");
