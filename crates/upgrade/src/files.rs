@@ -92,14 +92,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replace_keeps_the_mode_and_leaves_nothing_behind() {
+    fn replace_keeps_owner_and_mode_and_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pgbouncer.ini");
         std::fs::write(&path, "old").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        // nobody but root can give a file away
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(12345), Some(12346)).unwrap();
+        }
+        let of = |file: std::fs::Metadata| (file.uid(), file.gid(), file.mode() & 0o777);
+        let before = of(std::fs::metadata(&path).unwrap());
+        assert_eq!(before.2, 0o640);
         replace(&path, "new").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(of(std::fs::metadata(&path).unwrap()), before);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
