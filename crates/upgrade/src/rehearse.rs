@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
-    guard::Ward,
     pg::{PgError, Session, Side},
-    pgbouncer::inspect::{PATIENCE, Unseen},
     readers::address,
     replicate::{
         catch_up::{Rates, round_trip},
@@ -21,6 +19,7 @@ use crate::{
     switchover::{
         check_gates::{Decision, decide},
         hot::{GRACE, databases},
+        patience::{Impatient, impatient},
         rehearse_repoint, sequences,
     },
     world::Cx,
@@ -141,30 +140,15 @@ fn millis(since: Instant) -> f64 {
 
 /// Refuses a budget that somebody who waits does not have.
 async fn refuse_impatience(cx: &Cx<'_>, from: Side, budget: Duration) -> Result<(), StepError> {
-    let longest = budget + GRACE;
-    let poolers = cx.world.route.members().iter().filter(|member| matches!(member.ward, Ward::PgBouncer(..)));
-    for member in poolers {
-        let seen = member.inspect(&address(cx.world.cluster(from))).await.map_err(|unseen| match unseen {
-            Unseen::Unreachable(error) | Unseen::Silent(error) => error,
-        })?;
-        for setting in PATIENCE {
-            if let Some(patience) = seen.gives_up(setting, longest) {
-                return Err(StepError::blocked(
-                    format!("{} sends waiting clients away after {patience} s (`{setting}`)", member.ward),
-                    format!(
-                        "rehearse with a budget below it (a guard adds {} s), or raise `{setting}`",
-                        GRACE.as_secs_f64()
-                    ),
-                ));
-            }
+    match impatient(cx.world, from, budget + GRACE).await?.into_iter().next() {
+        None => Ok(()),
+        Some(Impatient { who, setting }) => {
+            let guard_s = GRACE.as_secs_f64();
+            let hint = format!(
+                "rehearse with a budget below it (a guard adds {guard_s} s), or raise `{setting}` if it may wait longer"
+            );
+            Err(StepError::blocked(who, hint))
         }
-    }
-    match cx.world.config.budgets.application_timeout {
-        Some(timeout) if timeout <= longest => Err(StepError::blocked(
-            format!("the application gives up after {} s", timeout.as_secs_f64()),
-            "rehearse with a budget below it, or raise `budgets.application_timeout` if it waits for longer",
-        )),
-        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
-use super::{fence::SUPERUSER_HINT, hot::databases, signpost};
+use super::{
+    fence::SUPERUSER_HINT,
+    hot::{databases, lease},
+    patience::{Impatient, impatient},
+    signpost,
+};
 use crate::{
     config::{Config, RouteKind},
     pg::{Side, access, hba},
@@ -79,6 +84,9 @@ pub fn gates(config: &Config) -> Vec<String> {
         names => format!("no superuser is connected but {} (`fence.tolerate`)", names.join(", ")),
     });
     gates.push("every role that may connect exists on both sides".to_owned());
+    if config.route.capabilities().pauses() {
+        gates.push("everybody who waits would wait for as long as a pause may last".to_owned());
+    }
     gates.push("the route leads clients to the side that serves, and nobody is paused".to_owned());
     gates
 }
@@ -160,6 +168,15 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
         }
         for entry in entries.entries.iter().filter(|entry| entry.paused) {
             reasons.push(format!("{} has `{}` paused already", member.ward, entry.name));
+        }
+    }
+    if world.route.capabilities.pauses() {
+        let longest = lease(world);
+        for Impatient { who, setting } in impatient(world, from, longest).await? {
+            let longest_s = longest.as_secs_f64();
+            lasting.push(format!(
+                "{who}, and a pause may last {longest_s} s: raise `{setting}`, or lower `budgets.write_pause`"
+            ));
         }
     }
     let stays = !lasting.is_empty();

@@ -16,6 +16,7 @@ pub mod gather_poolers;
 pub mod hot;
 pub mod let_go;
 pub mod move_clients;
+pub mod patience;
 pub mod pause_pools;
 pub mod postpone;
 pub mod prove_equal;

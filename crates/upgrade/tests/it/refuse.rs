@@ -179,6 +179,11 @@ async fn rehearsed_beyond_somebodys_patience(rig: &Rig, config: &str, before: &[
         assert_eq!(rehearsed(rig, &rig.world).await.unwrap().pauses_ms.len(), 1, "{setting} outlasts the pause");
         console.simple_query(&format!("SET {setting} = {usual}")).await.unwrap();
     }
+    console.simple_query("SET query_wait_timeout = 1").await.unwrap();
+    let held = assert_unwound(rig.chain().switchover().await).cause.unwrap();
+    let expected = "sends waiting clients away after 1 s (`query_wait_timeout`), and a pause may last 1.5 s: raise";
+    assert!(held.contains(expected), "`{expected}` is missing in: {held}");
+    console.simple_query("SET query_wait_timeout = 120").await.unwrap();
     for (timeout, refused) in [("1s", true), ("1500ms", true), ("1600ms", false)] {
         let text = config.replace("[budgets]\n", &format!("[budgets]\napplication_timeout = \"{timeout}\"\n"));
         let world = pgleap_upgrade::Config::parse(&text, &rig.lab.spec.dir).unwrap();
