@@ -54,6 +54,8 @@ const ANALYZED: &str = "
     CREATE EXTENSION file_fdw;
     CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
     CREATE FOREIGN TABLE accounts (line text) SERVER files OPTIONS (filename '/etc/passwd');
+    CREATE TABLE spread (line text, k int) PARTITION BY LIST (k);
+    CREATE FOREIGN TABLE spread_far PARTITION OF spread FOR VALUES IN (1) SERVER files OPTIONS (filename '/gone');
     ANALYZE \"Parts\", orders, emptied, ancestor, accounts;
     TRUNCATE emptied, descendant;
     ALTER TABLE orders ALTER c SET STATISTICS 0;
