@@ -246,7 +246,8 @@ pub fn next(standing: &Standing) -> &'static str {
         Standing::Open { .. } => "`pgleap resume` ends it",
         Standing::InSync => "`pgleap switchover` moves writes to the target; `pgleap unwind` takes everything back",
         Standing::SwitchedOver => {
-            "`pgleap rollback` moves writes back to the source; `pgleap finalize` gives up the way back"
+            "`pgleap rollback` moves writes back to the source; `pgleap finalize` gives up the way back; `pgleap watch` tells who \
+             still writes to the source"
         }
         Standing::Finalized => "nothing is left to do; the old cluster can be stopped and archived",
     }

@@ -243,6 +243,10 @@ mod tests {
         assert_eq!((manual.by_hand, blue_green.by_hand), (Effort::High, Effort::Low));
         assert_eq!(Method::CloneLogical.effort(Engine::SelfManaged, false), Effort::Low);
         assert_eq!(Method::CloneLogical.effort(Engine::Aurora, false), Effort::High);
+        // Monitoring: manual queries / guardrails. Switchover: many steps / one command. Production risk: higher / lower, by the
+        // number of steps that somebody types. All three are the work that is by hand, and end where pgleap does it
+        assert!(manual.by_hand > Method::CloneLogical.effort(Engine::SelfManaged, false));
+        // Learning value: high / low. Nothing is chosen by it, so there is no field for it
         // Version support: "any version" is not so on Aurora, where the boundary function has its first minors
         assert!(!at_least(&BOUNDARY_FROM, 11, 14) && at_least(&BLUE_GREEN_FROM, 11, 21));
         // Validation period: days or weeks / shorter; green follows as long as one pays for it, too

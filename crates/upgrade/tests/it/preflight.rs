@@ -499,6 +499,16 @@ async fn preflight_is_clear_on_a_sound_18_and_finds_every_problem_of_an_unsound_
 }
 
 #[tokio::test]
+async fn preflight_is_clear_on_every_other_sound_major_and_finds_every_problem_of_an_unsound_one() {
+    if std::env::var_os("PGLEAP_TEST_MATRIX").is_none() {
+        return;
+    }
+    for major in [14, 16] {
+        sound_then_unsound(major).await;
+    }
+}
+
+#[tokio::test]
 async fn source_that_cannot_be_entered_is_a_finding_that_says_why() {
     let Some(bed) = Bed::start(15, Auth::ScramSha256 { password: PASSWORD.into() }).await else { return };
     let Some(bin) = poolers().into_iter().next() else { return };
