@@ -459,12 +459,14 @@ impl<'a> Chain<'a> {
             match self.executor(&plan).unwind(&plan, self.world, cause.clone()).await {
                 Ok(Outcome::Unwound { .. }) => {}
                 Ok(other) => {
-                    if other == Outcome::Stopped
-                        && let Some(state) = self.readers_led()?
-                    {
-                        self.lead_back(&state, cause).await?;
-                    }
-                    return Ok(other);
+                    let led = self.readers_led()?.filter(|_| other == Outcome::Stopped);
+                    return match led {
+                        None => Ok(other),
+                        Some(state) => match self.lead_back(&state, cause).await? {
+                            Outcome::Unwound { .. } => Ok(other),
+                            stuck => Ok(stuck),
+                        },
+                    };
                 }
                 Err(error) => {
                     // refused before anything of it was taken back: nothing is under way that `resume` could go on with

@@ -17,7 +17,7 @@ use crate::{
     },
     route::Clients,
     switchover::{
-        check_gates::{Decision, decide},
+        check_gates::{Decision, decide_for},
         hot::{GRACE, databases},
         patience::{Impatient, impatient},
         rehearse_repoint, sequences,
@@ -164,7 +164,7 @@ pub async fn rehearse(cx: &Cx<'_>, what: Rehearse) -> Result<Rehearsal, StepErro
     if can_pause {
         refuse_impatience(cx, from, budget).await?;
     }
-    if let Decision::Hold { reasons, .. } = decide(cx, from).await? {
+    if let Decision::Hold { reasons, .. } = decide_for(cx, from, budget + GRACE).await? {
         return Err(StepError::blocked("a switchover would be held now", "remove what is named, then try again")
             .because(reasons.join("; ")));
     }

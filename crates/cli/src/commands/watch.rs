@@ -202,7 +202,8 @@ fn serving(view: &View) -> Option<Side> {
 
 /// Returns the side that was fenced and follows: one that never served is closed, and nobody's habit.
 fn fenced(view: &View, plans: &[PlanState]) -> Option<Side> {
-    let moved = plans.iter().rfind(|plan| plan.kind == "switchover" && plan.past_point_of_no_return)?;
+    let mut of_upgrade = plans.iter().rev().take_while(|plan| plan.kind != "upgrade");
+    let moved = of_upgrade.find(|plan| plan.kind == "switchover" && plan.past_point_of_no_return)?;
     (serving(view)? == from_of(moved).other()).then(|| from_of(moved))
 }
 

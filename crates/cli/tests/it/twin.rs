@@ -56,6 +56,8 @@ const ANALYZED: &str = "
     CREATE FOREIGN TABLE accounts (line text) SERVER files OPTIONS (filename '/etc/passwd');
     CREATE TABLE spread (line text, k int) PARTITION BY LIST (k);
     CREATE FOREIGN TABLE spread_far PARTITION OF spread FOR VALUES IN (1) SERVER files OPTIONS (filename '/gone');
+    CREATE TABLE elder (line text);
+    CREATE FOREIGN TABLE elder_far () INHERITS (elder) SERVER files OPTIONS (filename '/gone');
     ANALYZE \"Parts\", orders, emptied, ancestor, accounts;
     TRUNCATE emptied, descendant;
     ALTER TABLE orders ALTER c SET STATISTICS 0;

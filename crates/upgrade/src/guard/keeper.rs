@@ -79,6 +79,8 @@ const ASK_AT_LEAST: Duration = Duration::from_secs(1);
 const REPOINT_BUDGET: Duration = Duration::from_secs(30);
 /// The same, where clients wait.
 const REPOINT_AT_ONCE: Duration = Duration::from_secs(1);
+/// Whoever let clients go on waits so long for the disk.
+const KEEP_BUDGET: Duration = Duration::from_secs(1);
 
 impl Keeper {
     /// Takes over a pooler, and the pause that an earlier guard of it may have left.
@@ -335,23 +337,26 @@ impl Keeper {
             self.clients(Clients::Wait);
             return Err(error);
         }
-        self.keep().await;
         // who was not named waits on, and somebody must go on looking after it
         if self.state().held.as_ref().is_some_and(|held| !held.note.turn.entries().iter().all(named)) {
             return Ok(());
         }
         self.state().held = None;
-        self.notebook.clear()
+        let cleared = self.notebook.clear();
+        self.keep().await;
+        cleared
     }
 
-    /// Waits for the disk, once no client does. It was seen to work before the pause: what it does not confirm now is told.
+    /// Waits for the disk, for a moment, once no client does. It was seen to work before the pause: what it does not confirm now
+    /// is told.
     async fn keep(&self) {
-        if let Err(error) = self.pooler.keep().await {
-            let name = self.name();
-            (self.tell)(&format!(
-                "{name}: where clients are led is written, but a crash of this host may undo it: {error}"
-            ));
-        }
+        let why = match tokio::time::timeout(KEEP_BUDGET, self.pooler.keep()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the disk takes longer than {} s", KEEP_BUDGET.as_secs()),
+        };
+        let name = self.name();
+        (self.tell)(&format!("{name}: where clients are led is written, but a crash of this host may undo it: {why}"));
     }
 
     fn held_by_another(&self, id: &str) -> StepError {
@@ -405,13 +410,15 @@ impl Keeper {
             }
             return Err(error);
         }
-        self.keep().await;
         let place = if note.decided { "new" } else { "old" };
         (self.tell)(&format!("{}: the lease of `{id}` is over: clients go on at the {place} address", self.name()));
-        let mut state = self.state();
-        state.lapsed += 1;
-        state.held = None;
-        drop(state);
-        self.notebook.clear()
+        {
+            let mut state = self.state();
+            state.lapsed += 1;
+            state.held = None;
+        }
+        let cleared = self.notebook.clear();
+        self.keep().await;
+        cleared
     }
 }

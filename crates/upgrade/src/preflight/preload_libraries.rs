@@ -86,8 +86,8 @@ fn acting(world: &World, source: &Source) -> Option<Finding> {
             .because("what it writes there collides with what is applied, and what it sends elsewhere is sent twice")
             .objects(acting)
             .fix(format!(
-                "settings = {{ shared_preload_libraries = \"{}\" }}  # under [target]; with all of them, and a restart, when the target \
-                 serves",
+                "settings = {{ shared_preload_libraries = \"{}\" }}  # under [target], where its extension can do without; else \
+                 what keeps it quiet, such as \"timescaledb.max_background_workers\" = \"0\"; back with a restart when the target serves",
                 quiet.join(", ")
             )),
     )

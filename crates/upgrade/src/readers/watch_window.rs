@@ -153,12 +153,32 @@ impl Step<World> for WatchWindow {
     }
 
     async fn run(&self, cx: &Cx<'_>) -> Result<Seen, StepError> {
+        let keep_slots = async {
+            let mut slots = KeepSlots::begin();
+            loop {
+                slots.keep(cx, Side::Source).await;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        // beside it: readers are looked at every second, however long the other takes
+        tokio::select! {
+            biased;
+            seen = self.watched(cx) => seen,
+            never = keep_slots => never,
+        }
+    }
+
+    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+impl WatchWindow {
+    async fn watched(&self, cx: &Cx<'_>) -> Result<Seen, StepError> {
         let mut watch = Watch::default();
         let began = Instant::now();
-        let mut slots = KeepSlots::begin();
         loop {
             let look = Instant::now();
-            slots.keep(cx, Side::Source).await;
             let (seen, problems) = watch.look(cx).await?;
             if problems.is_empty() && began.elapsed() >= self.window {
                 // hours may have gone by since the gates were looked at
@@ -177,10 +197,6 @@ impl Step<World> for WatchWindow {
             });
             tokio::time::sleep_until(look + LOOK_EVERY.min(self.window)).await;
         }
-    }
-
-    async fn undo(&self, _: &Cx<'_>) -> Result<(), StepError> {
-        Ok(())
     }
 }
 

@@ -12,8 +12,8 @@ use crate::{
 /// Analyzes what has no statistics: coarsely first, so that plans are sane early, then finely.
 ///
 /// pg_upgrade brings statistics along from 18 on (not extended ones); before that everything is analyzed. Partitioned
-/// parents, which autovacuum never analyzes, are among what is looked at; not those with foreign partitions, which would be read
-/// from where they are.
+/// parents, which autovacuum never analyzes, are among what is looked at; no parents of foreign tables, which would be read from
+/// where they are.
 pub struct Analyze;
 
 const BUDGET: Duration = Duration::from_secs(24 * 3600);
@@ -23,9 +23,12 @@ const MISSING: &str = "
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'm', 'p') AND c.relpersistence <> 't'
        AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgleap')
-       AND NOT (c.relkind = 'p'
-                AND EXISTS (SELECT FROM pg_catalog.pg_partition_tree(c.oid) AS t
-                              JOIN pg_catalog.pg_class AS f ON f.oid = t.relid AND f.relkind = 'f'))
+       AND NOT (c.relhassubclass AND EXISTS (
+                WITH RECURSIVE below (oid) AS (
+                    SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = c.oid
+                     UNION ALL
+                    SELECT i.inhrelid FROM below AS b JOIN pg_catalog.pg_inherits AS i ON i.inhparent = b.oid)
+                SELECT FROM below AS b JOIN pg_catalog.pg_class AS f ON f.oid = b.oid WHERE f.relkind = 'f'))
        AND (NOT EXISTS (SELECT FROM pg_catalog.pg_statistic AS s
                          WHERE s.starelid = c.oid AND s.stainherit = (c.relkind = 'p'))
          OR EXISTS (SELECT FROM pg_catalog.pg_statistic_ext AS e

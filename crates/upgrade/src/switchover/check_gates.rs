@@ -96,6 +96,14 @@ pub fn gates(config: &Config) -> Vec<String> {
 /// # Errors
 /// If a side or a pooler cannot be asked.
 pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
+    decide_for(cx, from, lease(cx.world)).await
+}
+
+/// Does what [`decide`] does, for a pause that may last so long.
+///
+/// # Errors
+/// If a side or a pooler cannot be asked.
+pub async fn decide_for(cx: &Cx<'_>, from: Side, longest: Duration) -> Result<Decision, StepError> {
     let world = cx.world;
     let (all, names) = databases(cx)?;
     // what passes by itself, and what does not
@@ -171,7 +179,6 @@ pub async fn decide(cx: &Cx<'_>, from: Side) -> Result<Decision, StepError> {
         }
     }
     if world.route.capabilities.pauses() {
-        let longest = lease(world);
         for Impatient { who, setting } in impatient(world, from, longest).await? {
             let longest_s = longest.as_secs_f64();
             lasting.push(format!(
