@@ -19,7 +19,8 @@ use crate::{
 const LOAD: Load = Load { clients: 4, rate: Some(60.0), application: 2 };
 const WATCHED: Duration = Duration::from_secs(30);
 const MOST_RSS_MB: f64 = 40.0;
-const MOST_GUARD_MB: f64 = 15.0;
+/// At work; one that waits has touched less of the program.
+const MOST_GUARD_MB: f64 = 20.0;
 const MOST_CPU_PERCENT: f64 = 0.5;
 /// The kernel counts a process's time in hundredths of a second, on every architecture that servers run on.
 const TICKS_PER_S: f64 = 100.0;
@@ -129,7 +130,7 @@ pub async fn run() {
     let mb = |value: f64| format!("{} MB", short(value));
     row("peak memory, run", mb(run_mb), mb(MOST_RSS_MB));
     row("peak memory, switchover", mb(switchover_mb), mb(MOST_RSS_MB));
-    row("peak memory, guard of one pooler", mb(guard_mb), mb(MOST_GUARD_MB));
+    row("peak memory, guard at a switchover", mb(guard_mb), mb(MOST_GUARD_MB));
     row("peak memory, watch", mb(watch_mb), mb(MOST_RSS_MB));
     let percent = |value: f64| format!("{value:.2} % of a core");
     row("watching, plain lines", percent(watch_percent), percent(MOST_CPU_PERCENT));
