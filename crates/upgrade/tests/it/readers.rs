@@ -34,6 +34,14 @@ async fn readers_lead_to(rig: &Rig) -> u16 {
     entry.port
 }
 
+/// Ends it; whoever is to serve holds every acknowledged write, once.
+async fn assert_nothing_lost(rig: Rig, serving: fn(&pgleap_lab::Lab) -> u16) {
+    let port = serving(&rig.lab);
+    let (lab, verdict) = rig.verdict(port).await;
+    verdict.assert_clean();
+    lab.destroy().await.unwrap();
+}
+
 fn hba(rig: &Rig) -> String {
     std::fs::read_to_string(rig.lab.target().unwrap().data_dir.join("pg_hba.conf")).unwrap()
 }
@@ -62,10 +70,7 @@ async fn readers_go_first_writers_follow_and_both_come_back() {
     assert_eq!(readers_lead_to(&rig).await, of_source);
     let read = readers.stop().await;
     assert!(read.transactions > 100 && read.failed == 0, "{read:?}");
-    let port = rig.lab.source_port;
-    let (lab, verdict) = rig.verdict(port).await;
-    verdict.assert_clean();
-    lab.destroy().await.unwrap();
+    assert_nothing_lost(rig, |lab| lab.source_port).await;
 }
 
 /// Sees that a switchover is held because of the target's standby, and that nobody was led anywhere.
@@ -165,10 +170,7 @@ async fn switchover_that_is_resumed_moves_readers_as_was_written_when_it_began()
     }
     assert_done(rig.chain().resume().await);
     assert_eq!(readers_lead_to(&rig).await, rig.lab.reader_ports.unwrap().1);
-    let port = rig.lab.target_port;
-    let (lab, verdict) = rig.verdict(port).await;
-    verdict.assert_clean();
-    lab.destroy().await.unwrap();
+    assert_nothing_lost(rig, |lab| lab.target_port).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,10 +242,7 @@ async fn readers_are_led_back_when_whoever_watches_them_is_stopped() {
     assert_eq!(readers_lead_to(&rig).await, of_source);
     assert_eq!(hba(&rig), rules);
     assert_eq!(chain.standing().unwrap(), pgleap_upgrade::Standing::InSync);
-    let port = rig.lab.source_port;
-    let (lab, verdict) = rig.verdict(port).await;
-    verdict.assert_clean();
-    lab.destroy().await.unwrap();
+    assert_nothing_lost(rig, |lab| lab.source_port).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,10 +267,7 @@ async fn readers_are_led_back_when_the_writers_pause_is_stopped() {
     assert_unwound(outcome);
     assert_eq!(readers_lead_to(&rig).await, of_source);
     assert_eq!(chain.standing().unwrap(), pgleap_upgrade::Standing::InSync);
-    let port = rig.lab.source_port;
-    let (lab, verdict) = rig.verdict(port).await;
-    verdict.assert_clean();
-    lab.destroy().await.unwrap();
+    assert_nothing_lost(rig, |lab| lab.source_port).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,10 +284,7 @@ async fn readers_go_together_with_writers_and_their_long_transaction_holds_nobod
     long.batch_execute("SELECT 1; COMMIT").await.unwrap();
     let read = readers.stop().await;
     assert!(read.transactions > 100 && read.failed == 0, "{read:?}");
-    let port = rig.lab.target_port;
-    let (lab, verdict) = rig.verdict(port).await;
-    verdict.assert_clean();
-    lab.destroy().await.unwrap();
+    assert_nothing_lost(rig, |lab| lab.target_port).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -332,8 +325,5 @@ async fn roles_that_write_nothing_may_stay_at_the_fenced_side_and_others_are_ref
     assert_unwound(rig.chain().unwind("the test is over").await);
     client(&source).await.batch_execute("GRANT INSERT ON pgbench_history TO report").await.unwrap();
     assert_as_found(&found, &as_found(&rig.lab).await);
-    let port = rig.lab.source_port;
-    let (lab, verdict) = rig.verdict(port).await;
-    verdict.assert_clean();
-    lab.destroy().await.unwrap();
+    assert_nothing_lost(rig, |lab| lab.source_port).await;
 }
