@@ -107,7 +107,8 @@ pub struct Check {
     /// Also write what was found to this file: a page (.html), a document (.md), or data (.json)
     #[arg(long, short, value_name = "FILE", conflicts_with_all = ["explain", "fix", "undo", "watch"])]
     pub output: Option<PathBuf>,
-    /// Look again and again, and tell what is new or gone: tables without identity, partitions, DDL since an upgrade began
+    /// Look again and again, and tell what is new or gone: long transactions, tables without identity, partitions,
+    /// DDL since an upgrade began
     #[arg(long, conflicts_with_all = ["explain", "fix", "undo"])]
     pub watch: bool,
     /// Seconds between the looks of `--watch`

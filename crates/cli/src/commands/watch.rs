@@ -95,7 +95,7 @@ impl Ddl {
             self.drift = Drift::begin(world).await.ok();
         }
         let Some(drift) = &self.drift else { return };
-        let findings = drift.look().await;
+        let findings = drift.look(world).await;
         if findings.iter().any(|finding| finding.id == "check.unanswered") {
             self.drift = None;
             return;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     PgBouncer,
-    admin::{Admin, AdminError, Entry},
+    admin::{Admin, AdminError, Entry, Shown},
     ini::{Address, Rewritten},
 };
 
@@ -30,6 +30,9 @@ pub struct Inspection {
     /// The processes of servers that its connections lead to.
     #[serde(default)]
     pub server_pids: Vec<i32>,
+    /// How long transactions took on average in its last `stats_period`, in microseconds, by entry.
+    #[serde(default)]
+    pub mean_transaction_us: BTreeMap<String, u64>,
 }
 
 /// The settings by which clients that wait are sent away: PgBouncer's janitor counts the time of a wait against both.
@@ -86,6 +89,8 @@ pub async fn inspect(pgbouncer: &PgBouncer, source: &Address) -> Result<Inspecti
             Some((key, row.remove("value").unwrap_or_default()))
         });
         let servers = admin.show("SERVERS").await?;
+        let stats = admin.show("STATS").await?;
+        let mean = |row: &Shown| Some((row.get("database")?.clone(), row.get("avg_xact_time")?.parse().ok()?));
         Ok(Inspection {
             version: admin.version().await?,
             is_admin: is_admin(&admin).await?,
@@ -94,6 +99,7 @@ pub async fn inspect(pgbouncer: &PgBouncer, source: &Address) -> Result<Inspecti
             ini: pgbouncer.pooler.ini.clone(),
             file: file(pgbouncer, source).await,
             server_pids: servers.iter().filter_map(|row| row.get("remote_pid")?.parse().ok()).collect(),
+            mean_transaction_us: stats.iter().filter_map(mean).collect(),
         })
     };
     look.await.map_err(|error: AdminError| Unseen::Silent(error.into()))
@@ -141,6 +147,7 @@ mod tests {
                 ini: "pgbouncer.ini".into(),
                 file: File::Unreadable(String::new()),
                 server_pids: Vec::new(),
+                mean_transaction_us: BTreeMap::new(),
             };
             seen.gives_up("query_timeout", Duration::from_millis(2500))
         };

@@ -1,15 +1,16 @@
 //! What changes in the source while somebody gets ready, or while an upgrade is under way: looked at again and again.
 //!
-//! DDL is seen by the transaction ids of catalog rows: those that are newer than a baseline. While an upgrade is under way that is
-//! the transaction that made its publication; else the moment at which the watch began. Reads only, by sessions that cannot
+//! DDL is what is newer than a baseline: while an upgrade is under way, the transaction that made its publication; else the
+//! moment at which the watch began. Reads only, by sessions that cannot
 //! write. Does not see what was made and dropped between two looks.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    About, Applied, Entered, Finding, OF_DATABASE, PATIENCE, Severity, Topic,
+    About, Applied, Entered, Finding, OF_DATABASE, OF_SOURCE, PATIENCE, Severity, Topic,
     about::{note, warning},
     answered,
+    ddl::Changed,
     finding::{counted, listed},
     source::Source,
     told,
@@ -40,6 +41,9 @@ const AGAIN: [&str; 6] = [
     "unlogged_tables",
 ];
 
+/// Checks of the source as a whole that are asked again: what would hold slots and the pause up comes and goes.
+const AGAIN_OF_SOURCE: [&str; 2] = ["long_transactions", "prepared_transactions"];
+
 const BASELINE: &str = "
     SELECT p.xmin::text, true FROM pg_catalog.pg_publication AS p WHERE p.pubname = $1
      UNION ALL
@@ -50,40 +54,6 @@ const TABLES: &str = "
     SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname)
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND c.oid >= 16384 AND n.nspname <> 'pgleap'";
-
-/// A table's system columns are written when it is made and never again; TRUNCATE and VACUUM write no columns at all.
-const CHANGED_TABLES: &str = "
-    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relispartition, bool_or(a.attnum < 0)
-      FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
-      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE pg_catalog.age(a.xmin) < pg_catalog.age($1::text::xid)
-       AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND c.oid >= 16384 AND n.nspname <> 'pgleap'
-     GROUP BY 1, 2 ORDER BY 1";
-
-const CHANGED_OBJECTS: &str = "
-    SELECT 'index ' || i.indexrelid::regclass::text FROM pg_catalog.pg_index AS i
-      JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE pg_catalog.age(i.xmin) < pg_catalog.age($1::text::xid) AND c.relpersistence <> 't' AND c.oid >= 16384
-       AND n.nspname NOT IN ('pgleap', 'pg_toast') AND NOT i.indisprimary
-     UNION
-    SELECT 'extension ' || pg_catalog.quote_ident(extname) || ' ' || extversion FROM pg_catalog.pg_extension
-     WHERE pg_catalog.age(xmin) < pg_catalog.age($1::text::xid)
-     UNION
-    SELECT 'enum ' || enumtypid::regtype::text FROM pg_catalog.pg_enum
-     WHERE pg_catalog.age(xmin) < pg_catalog.age($1::text::xid)
-     UNION
-    SELECT 'function ' || p.oid::regprocedure::text FROM pg_catalog.pg_proc AS p
-      JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
-     WHERE pg_catalog.age(p.xmin) < pg_catalog.age($1::text::xid) AND p.oid >= 16384
-       AND n.nspname <> 'pgleap' AND n.nspname !~ '^pg_temp'
-     UNION
-    SELECT 'trigger ' || pg_catalog.quote_ident(t.tgname) || ' of ' || t.tgrelid::regclass::text
-      FROM pg_catalog.pg_trigger AS t WHERE pg_catalog.age(t.xmin) < pg_catalog.age($1::text::xid) AND NOT t.tgisinternal
-     UNION
-    SELECT 'view ' || c.oid::regclass::text FROM pg_catalog.pg_rewrite AS r JOIN pg_catalog.pg_class AS c ON c.oid = r.ev_class
-     WHERE pg_catalog.age(r.xmin) < pg_catalog.age($1::text::xid) AND c.relkind IN ('v', 'm') AND c.oid >= 16384
-       AND c.relpersistence <> 't'
-     ORDER BY 1";
 
 /// Follows what DDL changes on the source, in every database of the upgrade.
 pub struct Drift {
@@ -135,9 +105,13 @@ impl Drift {
         self.databases.iter().any(|followed| followed.under_way)
     }
 
-    /// Returns what there is now: DDL since the baseline, and what the checks find that a new object can concern.
-    pub async fn look(&self) -> Vec<Finding> {
+    /// Returns what there is now: DDL since the baseline, what the checks find that a new object can concern, and who is in a
+    /// transaction for long.
+    pub async fn look(&self, world: &World) -> Vec<Finding> {
         let mut findings = Vec::new();
+        for (about, ask) in OF_SOURCE.iter().filter(|(about, _)| AGAIN_OF_SOURCE.contains(&about.check)) {
+            findings.extend(answered(about, Some(&self.source), ask(world, &self.source).await));
+        }
         for followed in &self.databases {
             let mut of_database = answered(&ABOUT, Some(&self.source), followed.look().await.map_err(Into::into));
             for (about, ask) in OF_DATABASE.iter().filter(|(about, _)| AGAIN.contains(&about.check)) {
@@ -172,21 +146,14 @@ impl Followed {
         let now = tables(session).await?;
         let dropped = self.tables.iter().filter(|(oid, _)| !now.contains_key(oid)).map(|(_, name)| name.clone());
         let dropped: Vec<String> = dropped.collect();
-        let (mut made, mut changed) = (Vec::new(), Vec::new());
-        for row in session.query(CHANGED_TABLES, &[&self.baseline]).await? {
-            let (name, partition, is_new): (String, bool, bool) = (row.get(0), row.get(1), row.get(2));
-            let name = if partition { format!("{name} (partition)") } else { name };
-            if is_new { made.push(name) } else { changed.push(name) }
-        }
-        let others: Vec<String> =
-            session.query(CHANGED_OBJECTS, &[&self.baseline]).await?.iter().map(|row| row.get(0)).collect();
+        let Changed { made, altered, others } = Changed::after(session, &self.baseline).await?;
         let since = if self.under_way { "since the upgrade began" } else { "since the watch began" };
         let (lost, stays) = ("its rows are not carried to a target that was made before it", "the target has it still");
         let stops = "replication stops at the first row that the target's table cannot take";
         let missing = "replication carries rows and no DDL: the target does not have it";
         let kinds = [
             (Severity::Warning, "ddl.table_made", made, "table", "made", lost),
-            (Severity::Warning, "ddl.table_changed", changed, "table", "changed", stops),
+            (Severity::Warning, "ddl.table_changed", altered, "table", "changed", stops),
             (Severity::Warning, "ddl.table_dropped", dropped, "table", "dropped", stays),
             (Severity::Note, "ddl.object_changed", others, "object", "made or changed", missing),
         ];
@@ -204,8 +171,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_again_is_a_check_of_databases() {
+    fn what_is_asked_again_is_a_check() {
         let known: Vec<_> = OF_DATABASE.iter().map(|(about, _)| about.check).collect();
         assert!(AGAIN.iter().all(|check| known.contains(check)), "{known:?}");
+        let known: Vec<_> = OF_SOURCE.iter().map(|(about, _)| about.check).collect();
+        assert!(AGAIN_OF_SOURCE.iter().all(|check| known.contains(check)), "{known:?}");
     }
 }

@@ -13,6 +13,7 @@ const OPEN: &str = "
            coalesce(state LIKE 'idle in transaction%', false)
       FROM pg_catalog.pg_stat_activity
      WHERE (backend_xid IS NOT NULL OR (datname = ANY($2::text[]) AND backend_type = 'client backend'
+                                        AND application_name NOT LIKE 'pgleap%'
                                         AND (state LIKE 'idle in transaction%' OR state IN ('active', 'fastpath function call'))))
        AND pid <> pg_catalog.pg_backend_pid() AND xact_start < now() - $1::float8 * interval '1 s' ORDER BY xact_start";
 
@@ -55,6 +56,7 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         Finding::warning(id, message)
             .because(because)
             .in_database(database)
+            .objects([format!("pid {pid} of role {role}")])
             .number("age_s", age)
             .number("pid", pid)
             .fix(format!("SELECT pg_terminate_backend({pid});"))

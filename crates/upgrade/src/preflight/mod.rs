@@ -9,6 +9,7 @@
 //! the copy, which is what `pg_upgrade --check` does later.
 
 pub mod about;
+mod ddl;
 mod drift;
 mod finding;
 pub mod fix;
@@ -45,6 +46,7 @@ mod pooler_entries;
 mod pooler_ini;
 mod pooler_scram_iterations;
 mod pooler_settings;
+mod pooler_transactions;
 mod preload_libraries;
 mod prepared_transactions;
 mod publications;
@@ -62,6 +64,7 @@ mod session_state;
 mod session_statements;
 mod slot_retention;
 mod slow_statements;
+mod slow_transactions;
 mod subscriptions;
 mod superuser_clients;
 pub(crate) mod table_owners;
@@ -138,6 +141,7 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
     (&session_statements::ABOUT, |w, s| Box::pin(session_statements::check(w, s))),
     (&slot_retention::ABOUT, |_, s| Box::pin(slot_retention::check(s))),
     (&slow_statements::ABOUT, |w, s| Box::pin(slow_statements::check(w, s))),
+    (&slow_transactions::ABOUT, |w, s| Box::pin(slow_transactions::check(w, s))),
     (&subscriptions::ABOUT, |_, s| Box::pin(subscriptions::check(s))),
     (&superuser_clients::ABOUT, |w, s| Box::pin(superuser_clients::check(w, s))),
     (&tablespaces::ABOUT, |_, s| Box::pin(tablespaces::check(s))),
@@ -179,6 +183,7 @@ const OF_POOLER: &[(&About, OfPooler)] = &[
     (&pooler_ini::ABOUT, |w, s, c| Box::pin(pooler_ini::check(w, s, c))),
     (&pooler_scram_iterations::ABOUT, |w, s, c| Box::pin(pooler_scram_iterations::check(w, s, c))),
     (&pooler_settings::ABOUT, |w, _, c| Box::pin(pooler_settings::check(w, c))),
+    (&pooler_transactions::ABOUT, |w, s, c| Box::pin(pooler_transactions::check(w, s, c))),
 ];
 
 /// What is not a check, and answers as one where a check could not begin.
@@ -410,7 +415,7 @@ mod tests {
 
     #[test]
     fn every_file_of_this_folder_is_asked() {
-        let not_checks = ["about", "finding", "fix", "mod", "rates", "rules", "statements"];
+        let not_checks = ["about", "ddl", "finding", "fix", "mod", "rates", "rules", "statements"];
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/preflight");
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));

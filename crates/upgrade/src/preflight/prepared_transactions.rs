@@ -44,8 +44,8 @@ pub(super) async fn check(source: &Source) -> Answer {
     Ok(vec![
         Finding::blocker("prepared_transaction.open", message)
             .because("the slots' creation waits for it, and pg_upgrade refuses a cluster that has one")
-            .number("transactions", names.len())
-            .objects(names)
+            .number("transactions", rows.len())
+            .objects(rows.iter().map(|row| row.get::<_, &str>(0)))
             .fix(remedy.join("\n")),
     ])
 }

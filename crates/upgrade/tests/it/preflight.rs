@@ -721,6 +721,7 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
         {
             spec.extra.push((patience.into(), seconds.into()));
         }
+        spec.extra.push(("stats_period".into(), "1".into()));
         let pooler = KillOnDrop(spec.start().await.unwrap());
         let wishes = bed.wishes(&spec);
 
@@ -801,6 +802,25 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
         let report = wishes.check().await;
         assert_silent(&report, "pooler.prepared_statements");
 
+        assert_silent(&report, "pooler.transactions_slow");
+        let client = login(&spec, "app").await;
+        let busy =
+            tokio::spawn(
+                async move { while client.simple_query("BEGIN; SELECT pg_sleep(0.1); COMMIT").await.is_ok() {} },
+            );
+        let budgets = format!("{}\nwrite_pause = \"200ms\"", wishes.budgets);
+        let impatient = Wishes { budgets, ..wishes.clone() };
+        let until = tokio::time::Instant::now() + LONG;
+        let slow = loop {
+            let report = impatient.check().await;
+            if ids(&report).contains("pooler.transactions_slow") || tokio::time::Instant::now() > until {
+                break report;
+            }
+        };
+        let says = ["in the last 1 s by PgBouncer", "`app: 0.1 s`; the write pause is 0.2 s"];
+        assert_says(&slow, "pooler.transactions_slow", Severity::Note, &says);
+        busy.abort();
+
         let version = console(&spec).await.simple_query("SHOW VERSION").await.unwrap();
         let tracks = format!("{version:?}").contains("1.26");
         if tracks {
@@ -813,7 +833,11 @@ async fn pooler_that_would_fail_the_switchover_is_found() {
 }
 
 async fn console(spec: &PoolerSpec) -> Client {
-    let text = format!("host=127.0.0.1 port={} user=postgres password='{PASSWORD}' dbname=pgbouncer", spec.port);
+    login(spec, "pgbouncer").await
+}
+
+async fn login(spec: &PoolerSpec, entry: &str) -> Client {
+    let text = format!("host=127.0.0.1 port={} user=postgres password='{PASSWORD}' dbname={entry}", spec.port);
     let (client, connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
     tokio::spawn(async move { drop(connection.await) });
     client

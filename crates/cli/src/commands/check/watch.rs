@@ -64,7 +64,7 @@ async fn follow(world: &World, every: Duration, out: Out) {
             }
             out.say("the source answers again");
         }
-        let findings = drift.look().await;
+        let findings = drift.look(world).await;
         // what could not be asked is not gone
         away = findings.iter().any(|finding| finding.id == "check.unanswered");
         let now = keyed(findings);
