@@ -8,13 +8,14 @@ use super::{
 };
 use crate::pg::ident;
 
-const FUNCTIONS: &str = include_str!("sql/list_functions_by_search_path.sql");
+const FUNCTIONS: &str =
+    concat!(include_str!("sql/with_functions_on_apply.sql"), include_str!("sql/list_functions_by_search_path.sql"));
 
 pub(super) const ABOUT: About = About {
     check: "applied_functions",
     topic: Topic::Objects,
-    reads: "functions in SQL and PL/pgSQL of CHECK constraints, indexes, generated columns and triggers that fire on apply, and which \
-            tables, functions and types their bodies name without a schema",
+    reads: "functions in SQL and PL/pgSQL of CHECK constraints, domains, indexes, generated columns, partition keys and triggers that fire \
+            on apply, by themselves or as operators, and which tables, functions and types their bodies name without a schema",
     why: "The worker that applies changes has an empty search_path, on every major: such a function does not find there what it finds \
           for the application, and replication stops at the first row that it is called for. A search_path of the function's own \
           is right on both sides. Bodies are read as text: what is put together when it runs is not seen.",

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::pg::{PgError, Session, ident};
 
-const KEPT_OUT: &str = include_str!("sql/list_owners_kept_out.sql");
+const KEPT_OUT: &str =
+    concat!(include_str!("sql/with_functions_on_apply.sql"), include_str!("sql/list_owners_kept_out.sql"));
 
 /// From here on a subscription applies with the rights of each table's owner, unless it says `run_as_owner`.
 pub(crate) const BY_OWNERS_SINCE: u16 = 16;
@@ -17,7 +18,7 @@ pub(super) const ABOUT: About = About {
     check: "table_owners",
     topic: Topic::Tables,
     reads: "forced row-level security, privileges that a table's owner does not have, on the table and on functions of its \
-            constraints, domains, indexes and generated columns, and triggers that are deferred where changes are applied",
+            constraints, domains, operators, indexes, generated columns and partition keys, and triggers that are deferred where changes are applied",
     why: "Up to 15 changes are applied with the rights of the subscription's owner, pgleap's role, which as a superuser is subject \
           to none of this. From 16 on they are applied with those of each table's owner: forced row-level security, a privilege \
           that the owner revoked from itself, a function that it may not call, or a deferred trigger that fires on apply stops \

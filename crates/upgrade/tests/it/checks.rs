@@ -201,13 +201,26 @@ const CASES: &[Case] = &[
              ALTER TABLE computed OWNER TO \"Tenant\"",
             "CREATE ROLE \"Clerk\"; CREATE TABLE of_domain (a int PRIMARY KEY, b approved); ALTER TABLE of_domain OWNER TO \"Clerk\"",
             "CREATE TABLE of_hers (a int PRIMARY KEY, b approved)",
+            // a domain over it, in an array, in a composite type, in a cast; an operator; a partition key
+            "CREATE DOMAIN twice AS approved; CREATE TYPE holding AS (a twice[]); CREATE TABLE zz_held (a int PRIMARY KEY, b holding)",
+            "CREATE TABLE zz_cast (a int PRIMARY KEY, CHECK ((a::text::twice)::int > 0))",
+            "CREATE FUNCTION over(int, int) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT $1 > $2'; \
+             REVOKE EXECUTE ON FUNCTION over(int, int) FROM PUBLIC; CREATE OPERATOR >>>> (LEFTARG = int, RIGHTARG = int, FUNCTION = over); \
+             CREATE TABLE zz_operator (a int PRIMARY KEY, CHECK (a >>>> 0))",
+            "CREATE TABLE zz_parted (a int) PARTITION BY RANGE (mine(a)); \
+             CREATE TABLE zz_part PARTITION OF zz_parted FOR VALUES FROM (0) TO (9) PARTITION BY LIST (a); \
+             CREATE TABLE zz_leaf PARTITION OF zz_part DEFAULT; ALTER TABLE zz_leaf REPLICA IDENTITY FULL",
+            "DO $$ DECLARE t text; BEGIN FOREACH t IN ARRAY '{zz_held,zz_cast,zz_operator,zz_leaf}'::text[] LOOP \
+             EXECUTE format('ALTER TABLE %I OWNER TO \"Clerk\"', t); END LOOP; END $$",
         ],
         says: &[
-            "6 tables of database `app` keep their own owner from applying changes: `public.appended (Tenant has no UPDATE, \
+            "10 tables of database `app` keep their own owner from applying changes: `public.appended (Tenant has no UPDATE, \
              DELETE)`, `public.computed (Tenant may not call public.mine(integer), public.\"Hers\"(integer))`, `public.forced \
              (row-level security holds for Tenant too)`, `public.indexed (Tenant may not call public.mine(integer))`, `public.late \
-             (deferred at_commit)`, and 1 more",
+             (deferred at_commit)`, and 5 more",
             "GRANT EXECUTE ON FUNCTION public.\"Hers\"(integer) TO \"Clerk\";",
+            "GRANT EXECUTE ON FUNCTION public.mine(integer) TO \"Clerk\";",
+            "GRANT EXECUTE ON FUNCTION public.over(integer,integer) TO \"Clerk\";",
             "GRANT EXECUTE ON FUNCTION public.mine(integer) TO \"Tenant\";",
             "ALTER ROLE \"Tenant\" BYPASSRLS;",
             "GRANT UPDATE, DELETE ON public.appended TO \"Tenant\";",

@@ -2,30 +2,9 @@
 -- Runs on: source, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
 -- Columns: function text (regprocedure, as SQL writes it), users text[] (what they run for, three at most), count int8 (of all
 --          these), names text[], schemas text[] (of the names), ambiguous text[] (names that are in several schemas)
-WITH used (function, by) AS (
-    SELECT d.refobjid, pg_catalog.format('constraint %I', c.conname)
-      FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_constraint AS c ON c.oid = d.objid AND c.contype = 'c'
-     WHERE d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
-       AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-    UNION
-    SELECT d.refobjid, pg_catalog.format('index %I', c.relname)
-      FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_index AS i ON i.indexrelid = d.objid
-      JOIN pg_catalog.pg_class AS c ON c.oid = d.objid
-     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-       AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-    UNION
-    SELECT d.refobjid, pg_catalog.format('generated column %I', a.attname)
-      FROM pg_catalog.pg_depend AS d JOIN pg_catalog.pg_attrdef AS f ON f.oid = d.objid
-      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> ''
-     WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
-       AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-    UNION
-    -- up to 14 it is the column that depends on what generates it
-    SELECT d.refobjid, pg_catalog.format('generated column %I', a.attname)
-      FROM pg_catalog.pg_depend AS d
-      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.objid AND a.attnum = d.objsubid AND a.attgenerated <> ''
-     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-       AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+-- Begins with: with_functions_on_apply.sql
+, run (function, by) AS (
+    SELECT function, what FROM called
     UNION
     SELECT tgfoid, pg_catalog.format('trigger %I', tgname) FROM pg_catalog.pg_trigger WHERE tgenabled IN ('A', 'R')
 ), bodies AS (
@@ -33,7 +12,7 @@ WITH used (function, by) AS (
            -- without comments and texts
            pg_catalog.lower(pg_catalog.regexp_replace(p.prosrc, '--[^\n]*|/\*(?:[^*]|\*(?!/))*\*/|''[^'']*''', ' ', 'g')) AS body
       FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
-      JOIN (SELECT function, count(*) AS count, (array_agg(by ORDER BY by))[1:3] AS users FROM used GROUP BY 1) AS u
+      JOIN (SELECT function, count(*) AS count, (array_agg(by ORDER BY by))[1:3] AS users FROM run GROUP BY 1) AS u
            ON u.function = p.oid
      WHERE p.oid >= 16384 AND l.lanname IN ('sql', 'plpgsql')
        -- a body that was parsed when it was made names what it means

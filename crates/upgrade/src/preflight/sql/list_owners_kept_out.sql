@@ -4,39 +4,13 @@
 --          (functions of constraints, domains, indexes and generated columns, as SQL writes them), deferred text[] (triggers, as SQL
 --          writes them), quiet text[] (actions of ALTER TABLE: ordinary sessions fire them as before)
 -- Partitioned tables are left out: changes are applied to the partition that a row is in.
-WITH closed AS (
-    SELECT d.classid, d.objid, d.objsubid, p.oid AS function
-      FROM pg_catalog.pg_proc AS p
-      JOIN pg_catalog.pg_depend AS d
-        ON d.refobjid = p.oid AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-     WHERE p.proacl IS NOT NULL AND NOT pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE')
-), called (relation, function) AS (
-    SELECT con.conrelid, d.function
-      FROM closed AS d JOIN pg_catalog.pg_constraint AS con
-        ON con.oid = d.objid AND d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND con.conrelid <> 0
-    UNION
-    SELECT a.attrelid, d.function
-      FROM closed AS d JOIN pg_catalog.pg_constraint AS con
-        ON con.oid = d.objid AND d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND con.contypid <> 0
-      JOIN pg_catalog.pg_attribute AS a ON a.atttypid = con.contypid AND a.attnum > 0 AND NOT a.attisdropped
-    UNION
-    SELECT i.indrelid, d.function
-      FROM closed AS d JOIN pg_catalog.pg_index AS i
-        ON i.indexrelid = d.objid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-    UNION
-    SELECT f.adrelid, d.function
-      FROM closed AS d JOIN pg_catalog.pg_attrdef AS f
-        ON f.oid = d.objid AND d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
-      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> ''
-    UNION
-    -- up to 14 it is the column that depends on what generates it
-    SELECT a.attrelid, d.function
-      FROM closed AS d JOIN pg_catalog.pg_attribute AS a
-        ON a.attrelid = d.objid AND a.attnum = d.objsubid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-       AND a.attgenerated <> ''
-), denied AS (
+-- Begins with: with_functions_on_apply.sql
+, denied AS (
     SELECT c.oid, array_agg(called.function::pg_catalog.regprocedure::text ORDER BY called.function) AS denied
-      FROM called JOIN pg_catalog.pg_class AS c ON c.oid = called.relation
+      FROM (SELECT DISTINCT d.relation, d.function
+              FROM called AS d JOIN pg_catalog.pg_proc AS p ON p.oid = d.function
+             WHERE p.proacl IS NOT NULL AND NOT pg_catalog.has_function_privilege('public', p.oid, 'EXECUTE')) AS called
+      JOIN pg_catalog.pg_class AS c ON c.oid = called.relation
      WHERE NOT pg_catalog.has_function_privilege(c.relowner, called.function, 'EXECUTE')
      GROUP BY 1
 )
