@@ -262,6 +262,55 @@ const RULES: &[Rule] = &[
     },
 ];
 
+/// Blockers of `pgleap check` that concern others than pgleap.
+struct Shared {
+    /// Whom.
+    of: &'static [Method],
+    /// They were read from this host's programs: a managed service has its own.
+    of_host: bool,
+    /// Which.
+    ids: &'static [&'static str],
+}
+
+/// Every blocker that is not pgleap's alone. The others are of the stream, for which there are rules above, of the poolers,
+/// or of the place and the way in which pgleap works. docs/checks.md says of each what it comes from.
+const SHARED: &[Shared] = &[
+    Shared {
+        of: &[CloneLogical, BlueGreen, SnapshotLogical, InPlace],
+        of_host: false,
+        // pg_upgrade refuses them, or fails in the middle, whoever runs it
+        ids: &[
+            "database.closed",
+            "prepared_transaction.open",
+            "setting.refused",
+            "version.cluster_refused",
+            "version.expression_fails",
+            "version.object_refused",
+        ],
+    },
+    Shared {
+        of: &[CloneLogical, SnapshotLogical, InPlace],
+        of_host: true,
+        ids: &[
+            "binaries.incomplete",
+            "binaries.missing",
+            "collation.no_icu",
+            "library.missing",
+            "library.preload_missing",
+        ],
+    },
+];
+
+/// Whether a finding keeps a method from beginning there: all blockers keep pgleap, some keep others too.
+pub fn stands_before(finding: &SavedFinding, method: Method, engine: Engine) -> bool {
+    let concerns = |shared: &Shared| {
+        shared.of.contains(&method)
+            && (!shared.of_host || engine == Engine::SelfManaged)
+            && shared.ids.contains(&finding.id.as_str())
+    };
+    finding.is_blocker() && (method.is_run_by_pgleap(engine) || SHARED.iter().any(concerns))
+}
+
 /// A method, judged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
@@ -361,13 +410,13 @@ fn judge(method: Method, grounds: Grounds<'_>) -> Choice {
     let barred_by = said(Weight::Bars);
     let run_by_pgleap = method.is_run_by_pgleap(facts.engine);
     let mut first = said(Weight::First);
-    if run_by_pgleap {
+    let blockers = grounds.findings.iter().filter(|finding| stands_before(finding, method, facts.engine));
+    let blockers: Vec<_> = blockers.map(|finding| format!("{} ({})", finding.message, finding.id)).collect();
+    if run_by_pgleap && !blockers.is_empty() {
         // what the preflight found is more exact than the rules about the same
-        let blockers: Vec<_> = grounds.findings.iter().filter(|finding| finding.is_blocker()).collect();
-        if !blockers.is_empty() {
-            first = blockers.iter().map(|finding| format!("{} ({})", finding.message, finding.id)).collect();
-        }
+        first.clear();
     }
+    first.extend(blockers);
     let pause = pause(method, grounds.basis, grounds.write_pause_s, grounds.rehearsed);
     let stages = stages(method, grounds.basis);
     let profile = method.profile();
@@ -478,6 +527,7 @@ mod tests {
     use crate::{
         config::Transfer,
         plan::{facts::tests::ordinary, rates::Rates},
+        preflight::Severity,
     };
 
     fn aurora(version_num: u32) -> Facts {
@@ -620,18 +670,45 @@ mod tests {
         assert!(choice(&decision, InPlace).first.is_empty(), "no stream, no conditions of a stream");
     }
 
+    fn blocker(id: &str, message: &str) -> SavedFinding {
+        SavedFinding { id: id.into(), severity: "blocker".into(), message: message.into(), remedy: None }
+    }
+
     #[test]
-    fn blockers_of_the_preflight_stand_before_what_pgleap_runs_and_nothing_else() {
-        let finding = SavedFinding {
-            id: "disk.too_small".into(),
-            severity: "blocker".into(),
-            message: "the copy needs 110 GiB".into(),
-            remedy: None,
-        };
+    fn blockers_of_pgleaps_own_way_stand_before_what_pgleap_runs_and_nothing_else() {
+        let finding = blocker("disk.too_small", "the copy needs 110 GiB");
         let decision = decided(&ordinary(), &Planning::default(), &[finding]);
         assert_eq!(choice(&decision, CloneLogical).first, ["the copy needs 110 GiB (disk.too_small)"]);
-        assert!(choice(&decision, LogicalCopy).first.is_empty());
+        assert!(choice(&decision, LogicalCopy).first.is_empty() && choice(&decision, InPlace).first.is_empty());
         assert_eq!(decision.recommended, Some(CloneLogical), "it can be done, once that is cured");
+    }
+
+    #[test]
+    fn what_pg_upgrade_refuses_stands_before_every_method_that_runs_it() {
+        let findings =
+            [blocker("version.object_refused", "`t.f` is regproc"), blocker("library.missing", "no `$libdir/x`")];
+        let [refused, library] = ["`t.f` is regproc (version.object_refused)", "no `$libdir/x` (library.missing)"];
+        let decision = decided(&ordinary(), &Planning::default(), &findings);
+        for method in [CloneLogical, SnapshotLogical, InPlace] {
+            assert_eq!(choice(&decision, method).first, [refused, library], "{method}");
+        }
+        assert!(choice(&decision, LogicalCopy).first.is_empty(), "rows are sent to a new cluster");
+        let decision = decided(&aurora(150_004), &Planning::default(), &findings);
+        for method in [CloneLogical, BlueGreen, InPlace] {
+            assert_eq!(choice(&decision, method).first, [refused], "{method}: this host's programs are not Amazon's");
+        }
+        let warning = SavedFinding { severity: "warning".into(), ..findings[0].clone() };
+        assert!(choice(&decided(&ordinary(), &Planning::default(), &[warning]), InPlace).first.is_empty());
+    }
+
+    #[test]
+    fn every_shared_blocker_is_one_that_a_check_answers_with() {
+        let abouts = crate::preflight::abouts();
+        let known =
+            |id: &str| abouts.iter().any(|about| about.kind(id).is_some_and(|kind| kind.severity == Severity::Blocker));
+        for id in SHARED.iter().flat_map(|shared| shared.ids) {
+            assert!(known(id), "`{id}` is no blocker of any check");
+        }
     }
 
     #[test]
