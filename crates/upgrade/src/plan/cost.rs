@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     facts::{Engine, Facts},
     methods::{Method, Storage},
-    time::{Interval, Stage, size, total, work},
+    time::{Interval, Stage, size, total},
 };
 use crate::config::Planning;
 
@@ -153,8 +153,10 @@ pub fn cost(method: Method, facts: &Facts, wishes: &Planning, stages: &[Stage], 
     // what is written on either side no longer is shared; no more than all of it, twice
     let grown = |rate: f64, hours: f64| (rate * hours * 3600.0).min(2.0 * bytes);
     let (grown_low, grown_high) = (grown(wal_low * 0.3, low_h), grown(wal_high, high_h));
-    let (work_low, work_high) = hours(work(stages));
-    let (kept_low, kept_high) = (wal_low * work_low * 3600.0, wal_high * work_high * 3600.0);
+    let caught_up = stages.iter().position(|stage| stage.name == "catch up").map_or(0, |at| at + 1);
+    let keeps = total(&stages[..caught_up]);
+    let (keeps_low, keeps_high) = hours(keeps);
+    let kept = Interval { low_s: wal_low * keeps.low_s, high_s: keeps.high_s.map(|high| wal_high * high) };
 
     let tariff = prices.of(facts.engine);
     let mut lines = Vec::new();
@@ -182,12 +184,13 @@ pub fn cost(method: Method, facts: &Facts, wishes: &Planning, stages: &[Stage], 
             ),
         };
         lines.push(priced(what, quantity, tariff.map(|t| (month(t, of.0, low_h), month(t, of.1, high_h)))));
-        let wal = tariff.map(|t| (month(t, kept_low, work_low), month(t, kept_high, work_high)));
-        lines.push(priced(
-            "WAL kept by slots",
-            format!("{} to {} until caught up", size(kept_low), size(kept_high)),
-            wal,
-        ));
+        let kept_high = kept.high_s.unwrap_or(kept.low_s);
+        let wal = tariff.map(|t| (month(t, kept.low_s, keeps_low), month(t, kept_high, keeps_high)));
+        let quantity = match kept.high_s {
+            Some(high) => format!("{} to {} until caught up", size(kept.low_s), size(high)),
+            None => format!("{} or more, no end in sight", size(kept.low_s)),
+        };
+        lines.push(priced("WAL kept by slots", quantity, wal));
         if let Some(tariff) = tariff.filter(|tariff| tariff.io_million > 0.0) {
             // pages read by the comparison on both sides, and what the target writes of the source's WAL, 4 KiB at a time
             let reads = 2.0 * float(facts.sum(|d| d.table_bytes)) / 8192.0;
@@ -203,7 +206,7 @@ pub fn cost(method: Method, facts: &Facts, wishes: &Planning, stages: &[Stage], 
     Cost {
         currency: low.map(|_| prices.currency.clone()),
         table: low.map(|_| format!("{}, {}", prices.name, prices.date)),
-        needs: needs(method, facts, grown_high, kept_high),
+        needs: needs(method, facts, grown_high, kept.high_s),
         lines,
         low,
         high,
@@ -233,7 +236,7 @@ fn instances(engine: Engine, wishes: &Planning, stages: &[Stage], tariff: Option
 }
 
 /// What disk and host must have room for, where they are the operator's own.
-fn needs(method: Method, facts: &Facts, grown: f64, kept: f64) -> Vec<String> {
+fn needs(method: Method, facts: &Facts, grown: f64, kept: Option<f64>) -> Vec<String> {
     if facts.engine != Engine::SelfManaged {
         return Vec::new();
     }
@@ -253,11 +256,10 @@ fn needs(method: Method, facts: &Facts, grown: f64, kept: f64) -> Vec<String> {
         size(grown.min(bytes)),
         free(|host| host.copy_free_bytes)
     ));
-    needs.push(format!(
-        "disk for the source's WAL: up to {} until the target has caught up; {}",
-        size(kept),
-        free(|host| host.wal_free_bytes)
-    ));
+    let kept = kept.map_or("no end in sight, as the target may never catch up".to_owned(), |kept| {
+        format!("up to {} until the target has caught up", size(kept))
+    });
+    needs.push(format!("disk for the source's WAL: {kept}; {}", free(|host| host.wal_free_bytes)));
     let memory =
         facts.host.and_then(|host| host.memory_bytes).map_or(String::new(), |m| format!(", {}", size(float(m))));
     let cores = facts.host.map_or("unknown".to_owned(), |host| host.cores.to_string());
@@ -336,6 +338,35 @@ mod tests {
         let expected = 3.264 * DAY * 8.0 + 4.896 * DAY * 7.0;
         assert!((cost.lines[0].low.unwrap() - expected).abs() < 1e-6, "{:?}", cost.lines[0]);
         assert_eq!(cost.currency.as_deref(), Some("USD"));
+    }
+
+    /// 4.8 MiB/s until caught up after 0.1 + 0.3 + 1.0 + 2.0 h: 4.8 × 3.4 × 3600 = 58,752 MiB, or 57.4 GiB. The 56 h of the
+    /// comparison keep nothing: what is applied meanwhile is let go.
+    #[test]
+    fn wal_is_kept_until_the_target_has_caught_up_and_not_while_rows_are_compared() {
+        let wal = Wal { window: Some(Rate { bytes_per_s: 4.8 * 1024.0 * 1024.0, over_s: 60.0 }), ..Wal::default() };
+        let stage = |name: &str, hours: f64| Stage {
+            name: name.into(),
+            takes: if hours.is_finite() { Interval::exactly(hours * 3600.0) } else { Interval::new(0.0, hours) },
+            basis: String::new(),
+            steps: Vec::new(),
+            waiting: false,
+        };
+        let of = |engine: Engine, catch_up: f64| {
+            let facts = Facts { engine, cluster_bytes: 5 << 40, wal, ..ordinary() };
+            let parts = [("prepare", 0.1), ("copy", 0.3), ("upgrade", 1.0), ("catch up", catch_up), ("compare", 56.0)];
+            let stages = parts.map(|(name, hours)| stage(name, hours));
+            super::cost(Method::CloneLogical, &facts, &Planning::default(), &stages, &Prices::bundled())
+        };
+        let kept = |cost: &Cost| cost.lines.iter().find(|line| line.what == "WAL kept by slots").unwrap().clone();
+        let aurora = kept(&of(Engine::Aurora, 2.0));
+        assert_eq!(aurora.quantity, "57.4 GiB to 57.4 GiB until caught up");
+        assert!((aurora.high.unwrap() - 57.375 * 0.10 * 3.4 / 730.0).abs() < 1e-6, "{aurora:?}");
+        let own = of(Engine::SelfManaged, 2.0);
+        assert!(own.needs[1].starts_with("disk for the source's WAL: up to 57.4 GiB until"), "{:?}", own.needs);
+        let never = of(Engine::SelfManaged, f64::INFINITY);
+        assert_eq!(kept(&never).quantity, "23.6 GiB or more, no end in sight");
+        assert!(never.needs[1].contains("WAL: no end in sight, as"), "{:?}", never.needs);
     }
 
     #[test]
