@@ -100,9 +100,10 @@ impl Ddl {
             self.drift = None;
             return;
         }
-        let of_tables =
-            findings.iter().filter(|f| f.id.starts_with("ddl.table_") || f.id == "replica_identity.missing");
-        self.told = of_tables
+        let wanted =
+            |id: &str| id.starts_with("ddl.") && id != "ddl.object_changed" || id == "replica_identity.missing";
+        let of_note = findings.iter().filter(|finding| wanted(finding.id));
+        self.told = of_note
             .map(|finding| {
                 let place = finding.database.as_ref().map(|name| format!("database `{name}`: ")).unwrap_or_default();
                 let cause = finding.cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();

@@ -92,3 +92,31 @@ impl Changed {
         Ok(changed)
     }
 }
+
+const ROLES: &str = "
+    SELECT 'role ' || pg_catalog.quote_ident(r.rolname) FROM pg_catalog.pg_authid AS r
+     WHERE pg_catalog.age(r.xmin) BETWEEN 0 AND pg_catalog.age($1::text::xid) - 1 AND r.rolname !~ '^pg_'
+     UNION
+    SELECT pg_catalog.format('membership of %I in %I', m.rolname, g.rolname)
+      FROM pg_catalog.pg_auth_members AS a
+      JOIN pg_catalog.pg_roles AS m ON m.oid = a.member JOIN pg_catalog.pg_roles AS g ON g.oid = a.roleid
+     WHERE pg_catalog.age(a.xmin) BETWEEN 0 AND pg_catalog.age($1::text::xid) - 1
+     UNION
+    SELECT pg_catalog.format('settings of role %I', r.rolname)
+      FROM pg_catalog.pg_db_role_setting AS s JOIN pg_catalog.pg_roles AS r ON r.oid = s.setrole
+     WHERE pg_catalog.age(s.xmin) BETWEEN 0 AND pg_catalog.age($1::text::xid) - 1
+     ORDER BY 1";
+
+const MAY_SEE_ROLES: &str = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
+
+/// Returns the roles, memberships and roles' settings that were made or altered after the transaction id `after`, passwords among
+/// it; nothing to a role that may not look.
+///
+/// # Errors
+/// [`PgError`], if the server does not say.
+pub(super) async fn roles_after(session: &Session, after: &str) -> Result<Vec<String>, PgError> {
+    if !session.query_one(MAY_SEE_ROLES, &[]).await?.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    Ok(session.query(ROLES, &[&after]).await?.iter().map(|row| row.get(0)).collect())
+}

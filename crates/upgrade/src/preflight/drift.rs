@@ -10,20 +10,25 @@ use super::{
     About, Applied, Entered, Finding, OF_DATABASE, OF_SOURCE, PATIENCE, Severity, Topic,
     about::{note, warning},
     answered,
-    ddl::Changed,
+    ddl::{Changed, roles_after},
     finding::{counted, listed},
     source::Source,
-    told,
 };
-use crate::{pg::PgError, world::World};
+use crate::{config::Databases, pg::PgError, world::World};
 
 pub(super) const ABOUT: About = About {
     check: "drift",
     topic: Topic::Objects,
     reads: "in `pgleap check --watch`, the catalog rows that DDL changed since the upgrade began, or since the watch did",
     why: "Replication carries rows and no DDL. A table that is made while an upgrade is under way is not on the target, and its \
-          rows are lost to it; a changed column stops replication; everything else is missing there.",
+          rows are lost to it; a changed column stops replication; everything else is missing there, databases, roles and their \
+          passwords too.",
     findings: &[
+        warning(
+            "ddl.database_made",
+            Applied::ByHand("whether the database is needed on the target is its owner's to say."),
+        ),
+        warning("ddl.role_changed", Applied::ByHand("the target needs the same change, passwords too.")),
         warning("ddl.table_made", Applied::ByHand("whether the table is needed on the target is its owner's to say.")),
         warning("ddl.table_changed", Applied::ByHand("the target needs the same change, at the right moment.")),
         warning("ddl.table_dropped", Applied::ByHand("the target has it still, which is its owner's to judge.")),
@@ -43,6 +48,9 @@ const AGAIN: [&str; 6] = [
 
 /// Checks of the source as a whole that are asked again: what would hold slots and the pause up comes and goes.
 const AGAIN_OF_SOURCE: [&str; 2] = ["long_transactions", "prepared_transactions"];
+
+const DATABASES: &str = "
+    SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
 
 const BASELINE: &str = "
     SELECT p.xmin::text, true FROM pg_catalog.pg_publication AS p WHERE p.pubname = $1
@@ -105,10 +113,43 @@ impl Drift {
         self.databases.iter().any(|followed| followed.under_way)
     }
 
+    /// Databases that are not followed, though all are wanted, and roles that changed.
+    async fn look_at_globals(&self, world: &World) -> Result<Vec<Finding>, PgError> {
+        let session = &self.source.session;
+        let since = if self.under_way() { "since the upgrade began" } else { "since the watch began" };
+        let mut findings = Vec::new();
+        if world.config.source.databases == Databases::All {
+            // without a publication, it is not of the upgrade
+            let known = |name: &String| {
+                let of = self.databases.iter().find(|followed| followed.database.name == *name);
+                of.is_some_and(|followed| followed.under_way == self.under_way())
+            };
+            let now = session.query(DATABASES, &[]).await?;
+            let made: Vec<String> = now.iter().map(|row| row.get(0)).filter(|name| !known(name)).collect();
+            if !made.is_empty() {
+                let message = format!("{} made {since}: {}", counted(made.len(), "database"), listed(&made));
+                let why = "it is not replicated, and a switchover is held until it is dropped or left out on purpose";
+                findings.push(Finding::warning("ddl.database_made", message).because(why).objects(made));
+            }
+        }
+        let first = self.databases.iter().find(|followed| followed.under_way).or(self.databases.first());
+        if let Some(followed) = first {
+            let roles = roles_after(session, &followed.baseline).await?;
+            if !roles.is_empty() {
+                let message = format!("roles made or altered {since}: {}", listed(&roles));
+                let why =
+                    "roles are not replicated: a switchover is held until the target has them with the same password";
+                findings.push(Finding::warning("ddl.role_changed", message).because(why).objects(roles));
+            }
+        }
+        Ok(findings)
+    }
+
     /// Returns what there is now: DDL since the baseline, what the checks find that a new object can concern, and who is in a
     /// transaction for long.
     pub async fn look(&self, world: &World) -> Vec<Finding> {
-        let mut findings = Vec::new();
+        let globals = self.look_at_globals(world).await;
+        let mut findings = answered(&ABOUT, Some(&self.source), globals.map_err(Into::into));
         for (about, ask) in OF_SOURCE.iter().filter(|(about, _)| AGAIN_OF_SOURCE.contains(&about.check)) {
             findings.extend(answered(about, Some(&self.source), ask(world, &self.source).await));
         }
@@ -162,7 +203,7 @@ impl Followed {
             let message = format!("{} {verb} {since}: {}", counted(names.len(), noun), listed(&names));
             Finding::of(severity, id, message).because(why).objects(names)
         });
-        Ok(told(&ABOUT, findings.collect()))
+        Ok(findings.collect())
     }
 }
 

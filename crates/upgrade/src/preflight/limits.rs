@@ -145,14 +145,18 @@ pub(super) async fn check(source: &Source) -> Answer {
     let limits = needed(source.databases.len() as u64, used, source.major());
     let low = |limit: Limit| {
         let now = u64::try_from(source.number(limit.setting).unwrap_or_default()).unwrap_or_default();
-        (now < limit.needed).then(|| too_few(&limit, now, &standbys))
+        let later = source.after_restart(limit.setting).and_then(|value| value.parse().ok());
+        let falls = later.filter(|later| now >= limit.needed && *later < limit.needed);
+        (now < limit.needed || falls.is_some()).then(|| too_few(&limit, now, falls, &standbys))
     };
     Ok(limits.into_iter().filter_map(low).collect())
 }
 
-fn too_few(limit: &Limit, now: u64, standbys: &[String]) -> Finding {
+/// `falls` is what the next restart makes of one that is high enough now: a crash is a restart too.
+fn too_few(limit: &Limit, now: u64, falls: Option<u64>, standbys: &[String]) -> Finding {
     let Limit { finding, setting, used, needed, why } = limit;
-    let message = format!("`{setting}` is {now} with {used} in use; the upgrade takes it to {needed}");
+    let later = falls.map(|later| format!(", and {later} after the next restart,")).unwrap_or_default();
+    let message = format!("`{setting}` is {now}{later} with {used} in use; the upgrade takes it to {needed}");
     let (mut cause, mut fix) =
         (format!("{why}; takes effect with a restart of the source"), Fix::restart(setting, needed));
     if !standbys.is_empty() && OF_STANDBYS.contains(setting) {
@@ -196,7 +200,7 @@ mod tests {
     #[test]
     fn limit_that_is_too_low_says_who_takes_it_and_how_it_is_raised() {
         let limit = needed(1, InUse::default(), 15)[0];
-        let finding = too_few(&limit, 2, &["near".into()]);
+        let finding = too_few(&limit, 2, None, &["near".into()]);
         assert_eq!(finding.message, "`max_replication_slots` is 2 with 0 in use; the upgrade takes it to 3");
         assert_eq!(finding.remedy.unwrap(), "ALTER SYSTEM SET max_replication_slots = 3;  -- then restart the source");
     }

@@ -175,6 +175,11 @@ const IN_FILES: &str = "
     SELECT DISTINCT ON (name) name, setting FROM pg_catalog.pg_file_settings
      WHERE name = ANY($1::text[]) ORDER BY name, seqno DESC";
 
+const PENDING: &str = "
+    SELECT s.name, coalesce((SELECT f.setting FROM pg_catalog.pg_file_settings AS f
+                              WHERE f.name = s.name ORDER BY f.seqno DESC LIMIT 1), s.boot_val)
+      FROM pg_catalog.pg_settings AS s WHERE s.name = ANY($1::text[])";
+
 /// What holds, and whether ALTER SYSTEM wrote it.
 const APPLIED: &str = "
     SELECT name, setting, sourcefile = pg_catalog.current_setting('data_directory') || '/postgresql.auto.conf'
@@ -248,8 +253,8 @@ impl Source {
         let row = session.query_one(WHO_AND_WHAT, &[]).await?;
         let rows = session.query(SETTINGS, &[]).await?;
         let settings: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let pending: Vec<String> = rows.iter().filter(|row| row.get(2)).map(|row| row.get(0)).collect();
-        let pending = in_files(&session, pending).await;
+        let waiting: Vec<String> = rows.iter().filter(|row| row.get(2)).map(|row| row.get(0)).collect();
+        let pending = pending(&session, waiting).await;
         let given = session.query(GIVEN, &[]).await?;
         let given = given.iter().map(|row| Given {
             name: row.get(0),
@@ -321,8 +326,12 @@ impl Source {
 
     /// Whether what waits for a restart is as much as `value`, or more.
     pub fn will_suffice(&self, name: &str, value: &str) -> bool {
-        let waiting = self.pending.get(name).and_then(Option::as_deref);
-        waiting.is_some_and(|waiting| setting::suffices(waiting, value))
+        self.after_restart(name).is_some_and(|waiting| setting::suffices(waiting, value))
+    }
+
+    /// Returns what the next restart makes of a setting, if its files say otherwise than what holds and this role may see them.
+    pub fn after_restart(&self, name: &str) -> Option<&str> {
+        self.pending.get(name)?.as_deref()
     }
 
     /// Returns a setting that is a number, in its own unit; `None` if this major does not have it.
@@ -343,6 +352,16 @@ pub(super) async fn in_files(session: &Session, names: Vec<String>) -> BTreeMap<
             (name, value)
         })
         .collect()
+}
+
+/// Reads what a restart makes of these: what the files say, or the default of what they say no more. Nothing is known to a role
+/// that may not look into them.
+async fn pending(session: &Session, names: Vec<String>) -> BTreeMap<String, Option<String>> {
+    let rows = if names.is_empty() { Ok(Vec::new()) } else { session.query(PENDING, &[&names]).await };
+    match rows {
+        Ok(rows) => rows.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        Err(_) => names.into_iter().map(|name| (name, None)).collect(),
+    }
 }
 
 /// Says why the source could not be entered, in words that lead to the cure.

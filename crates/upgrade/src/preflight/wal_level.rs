@@ -28,7 +28,8 @@ pub(super) const ABOUT: About = About {
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
     let level = source.setting("wal_level").unwrap_or_default();
     if level == "logical" {
-        return Ok(Vec::new());
+        let later = source.after_restart("wal_level").filter(|later| *later != "logical");
+        return Ok(later.map(falls).into_iter().collect());
     }
     let row = source.session.query_one(ON_RDS, &[]).await?;
     if let Some(switch) = row.get::<_, Option<&str>>(0) {
@@ -40,6 +41,14 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
             .because("changes are read from the WAL; the setting takes effect with a restart of the source")
             .fixes([Fix::restart("wal_level", "logical")]),
     ])
+}
+
+/// A server with logical slots does not start where it is any other, and a crash is a restart too.
+fn falls(later: &str) -> Finding {
+    let message = format!("`wal_level` is `logical`, and `{later}` after the next restart; it must stay `logical`");
+    Finding::blocker("wal_level.not_logical", message)
+        .because("a source with the upgrade's slots does not start then, after a crash either")
+        .fixes([Fix::restart("wal_level", "logical")])
 }
 
 fn on_rds(level: &str, switch: &str, is_aurora: bool, host: &str) -> Finding {

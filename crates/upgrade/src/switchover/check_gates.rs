@@ -6,6 +6,7 @@ use pgleap_saga::{Observed, Reversal, Step, StepError, StepName};
 
 use super::{
     fence::SUPERUSER_HINT,
+    globals,
     hot::{databases, lease},
     patience::{Impatient, impatient},
     signpost,
@@ -19,7 +20,7 @@ use crate::{
     world::{Cx, World},
 };
 
-/// Looks at lag, open transactions, prepared transactions, superusers, poolers and roles. Unknown means hold.
+/// Looks at lag, open transactions, prepared transactions, superusers, databases, roles and poolers. Unknown means hold.
 pub struct CheckGates {
     /// The side that serves.
     pub from: Side,
@@ -54,15 +55,6 @@ const PREPARED: &str = "
     SELECT pg_catalog.format('prepared transaction `%s` (role `%s`, database `%s`) is open', gid, owner, database)
       FROM pg_catalog.pg_prepared_xacts WHERE database = ANY($1::text[])";
 
-/// Roles that may connect on one side must be there on the other.
-const CONNECTING_ROLES: &str = "
-    SELECT DISTINCT r.rolname::text FROM pg_catalog.pg_database AS d,
-           LATERAL pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) AS a
-      JOIN pg_catalog.pg_roles AS r ON r.oid = a.grantee
-     WHERE d.datname = ANY($1::text[]) AND a.privilege_type = 'CONNECT'";
-const MISSING_ROLES: &str = "
-    SELECT x FROM unnest($1::text[]) AS x WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = x)";
-
 /// Returns what [`decide`] asks for, in words for a plan.
 #[expect(clippy::cast_precision_loss, reason = "a size for people")]
 pub fn gates(config: &Config) -> Vec<String> {
@@ -83,7 +75,7 @@ pub fn gates(config: &Config) -> Vec<String> {
         [] => "no superuser is connected: no fence stops one".to_owned(),
         names => format!("no superuser is connected but {} (`fence.tolerate`)", names.join(", ")),
     });
-    gates.push("every role that may connect exists on both sides".to_owned());
+    gates.push("every database is of the upgrade, and every role is on both sides with the same password".to_owned());
     if config.route.capabilities().pauses() {
         gates.push("everybody who waits would wait for as long as a pause may last".to_owned());
     }
@@ -136,15 +128,7 @@ pub async fn decide_for(cx: &Cx<'_>, from: Side, longest: Duration) -> Result<De
     for row in session.query(PREPARED, &[&names]).await? {
         reasons.push(row.get(0));
     }
-    let mut roles: Vec<String> =
-        session.query(CONNECTING_ROLES, &[&names]).await?.iter().map(|row| row.get(0)).collect();
-    // the rights of these are given and taken by name, on both sides
-    roles.extend(spared.iter().filter(|role| !roles.contains(role)).cloned().collect::<Vec<_>>());
-    let other = world.cluster(from.other()).db(&world.config.source.database).await?;
-    for row in other.query(MISSING_ROLES, &[&roles]).await? {
-        let role: String = row.get(0);
-        lasting.push(format!("role `{role}` may connect on the {from} and does not exist on the {}", from.other()));
-    }
+    lasting.extend(globals::missing(world, from, &names).await?);
     if !ways.of_readers(from).is_empty() {
         reasons.extend(standbys::reasons(cx, from, from.other(), &all).await?);
     }

@@ -13,6 +13,7 @@ pub mod drain;
 pub mod fence;
 pub mod fence_lease;
 pub mod gather_poolers;
+pub mod globals;
 pub mod hot;
 pub mod let_go;
 pub mod move_clients;

@@ -51,7 +51,7 @@ async fn followed(major: u16) {
     let Some(bed) = Bed::start(major, Auth::Trust).await else { return };
     bed.run("postgres", &["CREATE DATABASE app"]).await;
     bed.run("app", BEFORE).await;
-    let world = Wishes {
+    let wishes = Wishes {
         dsn: format!("host=127.0.0.1 port={} user=postgres dbname=postgres", bed.port),
         source: "databases = [\"app\"]".into(),
         target: target_of(major),
@@ -63,7 +63,7 @@ async fn followed(major: u16) {
         budgets: "long_transaction = \"1s\"".into(),
         ..Wishes::default()
     };
-    let world = world.world().await;
+    let world = wishes.world().await;
     let mut drift = Drift::begin(&world).await.unwrap();
     assert!(!drift.under_way());
     bed.run("app", HARMLESS).await;
@@ -118,6 +118,27 @@ async fn followed(major: u16) {
     let drift = Drift::begin(&world).await.unwrap();
     assert!(drift.under_way());
     assert_eq!(told(&drift.look(&world).await), BTreeSet::from([("ddl.table_made", "public.later")]));
+
+    // what is of no database
+    let globals = [
+        "CREATE DATABASE late",
+        "CREATE ROLE clerk LOGIN; CREATE ROLE \"Group\"; GRANT \"Group\" TO clerk",
+        "ALTER ROLE postgres PASSWORD 'another'; ALTER ROLE clerk SET work_mem = '5MB'",
+    ];
+    bed.run("postgres", &globals).await;
+    let findings = drift.look(&world).await;
+    let objects = |findings: &[Finding], id: &str| {
+        findings.iter().find(|finding| finding.id == id).map(|finding| finding.objects.clone()).unwrap_or_default()
+    };
+    let roles =
+        ["membership of clerk in \"Group\"", "role \"Group\"", "role clerk", "role postgres", "settings of role clerk"];
+    assert_eq!(objects(&findings, "ddl.role_changed"), roles);
+    assert_eq!(objects(&findings, "ddl.database_made"), [""; 0], "not all are wanted");
+    let all = Wishes { source: "databases = \"all\"".into(), ..wishes }.world().await;
+    // `postgres` has no publication either
+    assert_eq!(objects(&drift.look(&all).await, "ddl.database_made"), ["late", "postgres"]);
+    let drift = Drift::begin(&all).await.unwrap();
+    assert_eq!(objects(&drift.look(&all).await, "ddl.database_made"), ["late", "postgres"]);
 }
 
 #[tokio::test]

@@ -342,6 +342,36 @@ async fn limit_that_somebody_raised_and_that_waits_for_its_restart_is_not_lowere
     assert_eq!(std::fs::read_to_string(&conf).unwrap(), raised);
 }
 
+/// What holds now and goes with the next restart is as bad as what does not hold: a source with logical slots would not start.
+#[tokio::test]
+async fn setting_that_the_next_restart_takes_away_is_found_and_kept() {
+    let Some(site) = Site::start(15).await else { return };
+    assert_eq!(site.chain().fix(&site.remedies().await).await.unwrap(), Outcome::Done);
+    site.bed.restart(&[]).await;
+    site.world.source.forget().await;
+    let clear = site.check().await;
+    assert!(!clear.findings.iter().any(|finding| finding.id == "wal_level.not_logical"), "{clear:#?}");
+    assert_unwound(site.chain().unfix(&[]).await);
+    site.bed.run("app", &["ALTER SYSTEM SET max_wal_senders = 1", "SELECT pg_reload_conf()"]).await;
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let of = |report: &Report, id: &str| report.findings.iter().find(|finding| finding.id == id).cloned();
+    let (level, senders) = loop {
+        let report = site.check().await;
+        if let (Some(level), Some(senders)) = (of(&report, "wal_level.not_logical"), of(&report, "wal_senders.too_few"))
+        {
+            break (level, senders);
+        }
+        assert!(tokio::time::Instant::now() < until, "{report:#?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert_eq!(level.message, "`wal_level` is `logical`, and `replica` after the next restart; it must stay `logical`");
+    assert!(senders.message.contains(", and 1 after the next restart, with"), "{senders:#?}");
+    // it is kept as it would have been set, and nobody has to restart anything
+    assert_eq!(site.chain().fix(&site.remedies().await).await.unwrap(), Outcome::Done);
+    let kept = site.check().await;
+    assert_eq!((of(&kept, "wal_level.not_logical"), of(&kept, "wal_senders.too_few")), (None, None));
+}
+
 #[tokio::test]
 async fn trigger_of_a_partition_made_since_is_put_back_with_its_parents() {
     for major in [13, 18] {

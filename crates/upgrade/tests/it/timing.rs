@@ -5,10 +5,17 @@ use std::{path::Path, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use pgleap_saga::{EventKind, EventSink, Outcome, Step, StopSignal};
 use pgleap_upgrade::{
-    Chain, Standing,
+    Chain, Config, Standing, World,
     chain::ChainError,
-    switchover::{postpone::Postpone, warm_cache::WarmCache},
+    guard::Launch,
+    pg::Side,
+    switchover::{
+        check_gates::{Decision, decide},
+        postpone::Postpone,
+        warm_cache::WarmCache,
+    },
     timing::{Timing, waiting},
+    world::Cx,
 };
 use tokio::sync::broadcast::Receiver;
 
@@ -166,16 +173,28 @@ async fn tried_again(rig: &Rig) {
     assert!(said("attempt 1 of 3 was taken back: switchover held"), "the journal has it too");
 }
 
-/// A role that is missing on the other side stays missing, however long one waits.
+/// What is missing on the other side stays missing, however long one waits.
 async fn not_tried_again(rig: &Rig) {
     let plans = rig.journal.plans().unwrap().len();
     let source = client(&rig.lab.directly(rig.lab.source_port, "postgres")).await;
-    source.batch_execute("CREATE ROLE newcomer; GRANT CONNECT ON DATABASE shop TO newcomer").await.unwrap();
+    let late = "CREATE ROLE newcomer; GRANT newcomer TO clerk; ALTER ROLE clerk PASSWORD 'another' CREATEDB";
+    source.batch_execute(late).await.unwrap();
     let timing = Timing { attempts: Some(100), ..Timing::default() };
     let error = assert_unwound(told(rig).chain.switchover_when(&timing).await).to_string();
-    assert!(error.contains("role `newcomer` may connect on the source and does not exist on the target"), "{error}");
+    let says = [
+        "roles of the source that the target does not have: `newcomer`",
+        "roles with another password on the target: `clerk`",
+        "roles with other attributes on the target: `clerk` (LOGIN CREATEDB INHERIT",
+    ];
+    says.iter().for_each(|says| assert!(error.contains(says), "{error}"));
     assert_eq!(rig.journal.plans().unwrap().len(), plans + 1, "one attempt");
-    source.batch_execute("REVOKE CONNECT ON DATABASE shop FROM newcomer; DROP ROLE newcomer").await.unwrap();
+    // `postgres` was left to itself; where all databases are wanted, it is one that came later
+    let text = rig.lab.config_text().replace("databases = [\"shop\"]", "databases = \"all\"");
+    let world = World::describe(Config::parse(&text, &rig.lab.spec.dir).unwrap(), "7f3a".into(), Launch::Task).await;
+    let held = decide(&Cx::standalone(&world.unwrap(), &rig.journal), Side::Source).await.unwrap();
+    let Decision::Hold { reasons, lasting: true } = held else { panic!("{held:?}") };
+    assert!(reasons[0].starts_with("database `postgres` of the source is not of this upgrade"), "{reasons:?}");
+    source.batch_execute("DROP ROLE newcomer; ALTER ROLE clerk PASSWORD NULL NOCREATEDB").await.unwrap();
 }
 
 /// Returns how many pages of `table` are in the server's cache.
@@ -240,7 +259,7 @@ async fn switchovers_begin_when_they_are_asked_to_and_leave_nothing_if_they_do_n
     let source = client(&rig.lab.directly(rig.lab.source_port, "shop")).await;
     source
         .batch_execute(
-            "CREATE ROLE latecomer; CREATE SEQUENCE late_seq;
+            "CREATE ROLE latecomer; CREATE ROLE clerk LOGIN; CREATE SEQUENCE late_seq;
              CREATE TABLE sleeper (id int, filler char(900)); INSERT INTO sleeper SELECT n, '' FROM generate_series(1, 5000) AS n;
              ALTER TABLE sleeper ADD CONSTRAINT sleeper_key PRIMARY KEY (id)",
         )

@@ -1,0 +1,145 @@
+//! What belongs to no database and no stream carries: databases themselves, roles, their passwords and memberships.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    config::Databases,
+    pg::{PgError, Session, Side},
+    world::World,
+};
+
+const DATABASES: &str = "
+    SELECT datname::text FROM pg_catalog.pg_database
+     WHERE datallowconn AND NOT datistemplate AND NOT datname = ANY($1::text[]) ORDER BY 1";
+
+const MAY_READ_PASSWORDS: &str = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
+
+/// `{password}` is its digest, or NULL where this role may not read it: no password leaves the server.
+const ROLES: &str = "
+    SELECT r.rolname::text,
+           pg_catalog.concat_ws(' ', CASE WHEN r.rolcanlogin THEN 'LOGIN' END, CASE WHEN r.rolsuper THEN 'SUPERUSER' END,
+                                CASE WHEN r.rolcreatedb THEN 'CREATEDB' END, CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
+                                CASE WHEN r.rolinherit THEN 'INHERIT' END, CASE WHEN r.rolreplication THEN 'REPLICATION' END,
+                                CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
+                                'CONNECTION LIMIT ' || r.rolconnlimit, 'VALID UNTIL ' || r.rolvaliduntil),
+           {password},
+           ARRAY(SELECT DISTINCT g.rolname::text FROM pg_catalog.pg_auth_members AS m
+                   JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid WHERE m.member = r.oid ORDER BY 1)
+      FROM {roles} AS r WHERE r.rolname !~ '^pg_' ORDER BY 1";
+
+const DIGEST: &str = "pg_catalog.sha256(pg_catalog.convert_to(coalesce(r.rolpassword, ''), 'UTF8'))";
+
+/// Names that one line holds.
+const NAMED: usize = 5;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Role {
+    attributes: String,
+    /// None where it may not be read.
+    password: Option<Vec<u8>>,
+    member_of: Vec<String>,
+}
+
+async fn roles(session: &Session, passwords: bool) -> Result<BTreeMap<String, Role>, PgError> {
+    let (password, catalog) = match passwords {
+        true => (DIGEST, "pg_catalog.pg_authid"),
+        false => ("NULL::bytea", "pg_catalog.pg_roles"),
+    };
+    let rows = session.query(&ROLES.replace("{password}", password).replace("{roles}", catalog), &[]).await?;
+    let role = |row: &tokio_postgres::Row| Role { attributes: row.get(1), password: row.get(2), member_of: row.get(3) };
+    Ok(rows.iter().map(|row| (row.get(0), role(row))).collect())
+}
+
+/// Returns what clients of `from` would miss on the other side, a line each: databases that are not of the upgrade, though all
+/// should be, and roles that are not there, or not the same.
+///
+/// # Errors
+/// [`PgError`], if a side does not say.
+pub async fn missing(world: &World, from: Side, names: &[String]) -> Result<Vec<String>, PgError> {
+    let database = &world.config.source.database;
+    let (here, there) = (world.cluster(from).db(database).await?, world.cluster(from.other()).db(database).await?);
+    let mut lines = Vec::new();
+    if matches!(world.config.source.databases, Databases::All) {
+        for row in here.query(DATABASES, &[&names]).await? {
+            let name: String = row.get(0);
+            lines.push(format!(
+                "database `{name}` of the {from} is not of this upgrade, as it was made after it began: drop it, or name those that are \
+                 in `source.databases`, and it stays where it is"
+            ));
+        }
+    }
+    let mut passwords = true;
+    for session in [&here, &there] {
+        passwords = passwords && session.query_one(MAY_READ_PASSWORDS, &[]).await?.get(0);
+    }
+    lines.extend(differences(from, &roles(&here, passwords).await?, &roles(&there, passwords).await?));
+    Ok(lines)
+}
+
+fn differences(from: Side, here: &BTreeMap<String, Role>, there: &BTreeMap<String, Role>) -> Vec<String> {
+    let to = from.other();
+    let absent = here.keys().filter(|name| !there.contains_key(*name)).map(|name| format!("`{name}`"));
+    let both = || here.iter().filter_map(|(name, role)| Some((name, role, there.get(name)?)));
+    let password =
+        both().filter(|(_, role, other)| role.password != other.password).map(|(name, ..)| format!("`{name}`"));
+    let attributes = both().filter(|(_, role, other)| role.attributes != other.attributes);
+    let attributes =
+        attributes.map(|(name, role, other)| format!("`{name}` ({}; there {})", role.attributes, other.attributes));
+    let memberships = both().flat_map(|(name, role, other)| {
+        let lost = role.member_of.iter().filter(|group| there.contains_key(*group) && !other.member_of.contains(group));
+        lost.map(move |group| format!("`{name}` of `{group}`"))
+    });
+    let told = |what: String, names: Vec<String>, cure: &str| {
+        let more = names.len().saturating_sub(NAMED);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let named = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        (!names.is_empty()).then(|| format!("{what}: {named}{more}: {cure}"))
+    };
+    let kinds = [
+        told(format!("roles of the {from} that the {to} does not have"), absent.collect(), "make them there"),
+        told(
+            format!("roles with another password on the {to}"),
+            password.collect(),
+            "give them the same there, or clients are refused",
+        ),
+        told(format!("roles with other attributes on the {to}"), attributes.collect(), "alter them there"),
+        told(format!("memberships that the {to} does not have"), memberships.collect(), "grant them there"),
+    ];
+    kinds.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(attributes: &str, password: Option<&[u8]>, member_of: &[&str]) -> Role {
+        let member_of = member_of.iter().map(|name| (*name).to_owned()).collect();
+        Role { attributes: attributes.into(), password: password.map(<[u8]>::to_vec), member_of }
+    }
+
+    #[test]
+    fn each_kind_of_difference_is_a_line_and_what_only_the_other_side_has_is_none() {
+        let map =
+            |roles: &[(&str, Role)]| roles.iter().map(|(name, role)| ((*name).to_owned(), role.clone())).collect();
+        let here: BTreeMap<_, _> = map(&[
+            ("app", role("LOGIN", Some(b"1"), &["readers"])),
+            ("late", role("LOGIN", Some(b"1"), &[])),
+            ("readers", role("", None, &[])),
+        ]);
+        let there = map(&[
+            ("app", role("LOGIN CREATEDB", Some(b"2"), &[])),
+            ("more", role("LOGIN", None, &[])),
+            ("readers", role("", None, &[])),
+        ]);
+        assert_eq!(
+            differences(Side::Source, &here, &there),
+            [
+                "roles of the source that the target does not have: `late`: make them there",
+                "roles with another password on the target: `app`: give them the same there, or clients are refused",
+                "roles with other attributes on the target: `app` (LOGIN; there LOGIN CREATEDB): alter them there",
+                "memberships that the target does not have: `app` of `readers`: grant them there",
+            ]
+        );
+        assert!(differences(Side::Source, &here, &here).is_empty());
+    }
+}
