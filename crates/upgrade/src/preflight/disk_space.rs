@@ -1,6 +1,9 @@
 //! Whether the copy fits on this host's disks.
 
-use std::{os::unix::fs::MetadataExt, path::Path};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use nix::sys::statvfs::statvfs;
 
@@ -11,7 +14,7 @@ use super::{
     finding::size,
     source::Source,
 };
-use crate::{config::Transfer, world::World};
+use crate::{config::Transfer, pg::PgError, world::World};
 
 const SIZE: &str = "SELECT coalesce(sum(pg_catalog.pg_database_size(oid)), 0)::bigint FROM pg_catalog.pg_database";
 
@@ -31,8 +34,7 @@ pub(super) const ABOUT: About = About {
 };
 
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
-    let bytes: i64 = source.session.query_one(SIZE, &[]).await?.get(0);
-    let bytes = u64::try_from(bytes).unwrap_or_default();
+    let bytes = cluster_bytes(source).await?;
     let places = world.places();
     let (work, data) = (existing(places.work()), existing(&places.data));
     let transfer = world.config.provider.transfer;
@@ -47,14 +49,7 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
                 .fix("name a `provider.work_dir` beside `target.data_dir`, or transfer = \"copy\" under [provider]"),
         );
     }
-    // a second copy is made of the first
-    let twice = transfer == Transfer::Copy;
-    let needs: &[(&Path, u64)] = match (twice, one_disk) {
-        (true, true) => &[(&work, 2)],
-        (true, false) => &[(&work, 1), (&data, 1)],
-        (false, _) => &[(&work, 1)],
-    };
-    for (dir, copies) in needs {
+    for (dir, copies) in &copies(world) {
         let free = free_bytes(dir).map_err(|error| Unanswered {
             message: format!("the free space of `{}` cannot be read", dir.display()),
             cause: Some(error.to_string()),
@@ -66,8 +61,43 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
     Ok(findings)
 }
 
+async fn cluster_bytes(source: &Source) -> Result<u64, PgError> {
+    let bytes: i64 = source.session.query_one(SIZE, &[]).await?.get(0);
+    Ok(u64::try_from(bytes).unwrap_or_default())
+}
+
+/// Returns where copies of the cluster will be, and how many.
+fn copies(world: &World) -> Vec<(PathBuf, u64)> {
+    let places = world.places();
+    let (work, data) = (existing(places.work()), existing(&places.data));
+    // a second copy is made of the first
+    let twice = world.config.provider.transfer == Transfer::Copy;
+    match (twice, device(&work) == device(&data)) {
+        (true, true) => vec![(work, 2)],
+        (true, false) => vec![(work, 1), (data, 1)],
+        (false, _) => vec![(work, 1)],
+    }
+}
+
+fn needed(cluster: u64, copies: u64) -> u64 {
+    cluster.saturating_mul(copies).saturating_add(cluster / 10).saturating_add(SPARE_BYTES)
+}
+
+/// Returns how much of the file system of `dir` the copies take.
+///
+/// # Errors
+/// [`PgError`], if the source does not say how large it is.
+pub(super) async fn taken_by_copies(world: &World, source: &Source, dir: &Path) -> Result<u64, PgError> {
+    let beside: Vec<_> = copies(world).into_iter().filter(|(copy, _)| device(copy) == device(dir)).collect();
+    if beside.is_empty() {
+        return Ok(0);
+    }
+    let bytes = cluster_bytes(source).await?;
+    Ok(beside.into_iter().map(|(_, copies)| needed(bytes, copies)).sum())
+}
+
 fn too_small(dir: &Path, cluster: u64, copies: u64, free: u64) -> Option<Finding> {
-    let needed = cluster.saturating_mul(copies).saturating_add(cluster / 10).saturating_add(SPARE_BYTES);
+    let needed = needed(cluster, copies);
     (needed > free).then(|| {
         let message = format!(
             "the copy needs {} at `{}`, {} are free; the source has {}",

@@ -54,6 +54,7 @@ mod read_only_defaults;
 mod recent_ddl;
 mod replica_identity;
 mod replica_triggers;
+mod replication_login;
 mod retained_wal;
 mod role;
 mod route;
@@ -135,6 +136,7 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
     (&preload_libraries::ABOUT, |w, s| Box::pin(preload_libraries::check(w, s))),
     (&prepared_transactions::ABOUT, |_, s| Box::pin(prepared_transactions::check(s))),
     (&read_only_defaults::ABOUT, |w, s| Box::pin(read_only_defaults::check(w, s))),
+    (&replication_login::ABOUT, |w, s| Box::pin(replication_login::check(w, s))),
     (&retained_wal::ABOUT, |w, s| Box::pin(retained_wal::check(w, s))),
     (&role::ABOUT, |w, s| Box::pin(role::check(w, s))),
     (&same_host::ABOUT, |w, s| Box::pin(same_host::check(w, s))),
@@ -295,7 +297,8 @@ pub async fn check(world: &World) -> Report {
 }
 
 /// Checks whose blockers keep a copy from being made and upgraded on this host.
-const OF_A_COPY: [&str; 7] = ["binaries", "directories", "disk_space", "role", "same_host", "tablespaces", "versions"];
+const OF_A_COPY: [&str; 8] =
+    ["binaries", "directories", "disk_space", "replication_login", "role", "same_host", "tablespaces", "versions"];
 
 /// Asks only what keeps a copy from being made and upgraded on this host, and changes nothing.
 pub async fn check_host(world: &World) -> Report {

@@ -127,7 +127,7 @@ async fn what_is_wrong_in_the_configuration_or_on_the_host_is_found_and_the_rest
     });
     let budgets = "retained_wal = \"1MiB\"\ncatch_up = \"30d\"".to_owned();
     let report = Wishes { budgets, ..wishes.clone() }.check().await;
-    assert_says(&report, "retained_wal.budget_spent_early", Warning, &["/s (", "1.0 MiB", "retained_wal = "]);
+    assert_says(&report, "retained_wal.budget_spent_early", Warning, &["/s (", "the budget of 1.0 MiB", "are left"]);
     writing.abort();
 
     let amiss = [

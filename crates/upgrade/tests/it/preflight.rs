@@ -705,6 +705,32 @@ async fn host_without_room_port_or_reach_is_found() {
     }
 }
 
+/// `all` does not mean replication; the password is that of every other login.
+#[tokio::test]
+async fn source_that_refuses_replication_is_found_before_slots_keep_anything() {
+    let Some(bed) = Bed::start(15, Auth::ScramSha256 { password: PASSWORD.into() }).await else { return };
+    let wishes = bed.wishes(&bed.pooler("pgbouncer".into(), "pool"));
+    assert_silent(&wishes.check().await, "replication.refused");
+    let rules = bed.server.data_dir.join("pg_hba.conf");
+    let text = std::fs::read_to_string(&rules).unwrap();
+    let kept: Vec<_> = text.lines().filter(|line| !line.contains("replication")).collect();
+    std::fs::write(&rules, kept.join("\n") + "\n").unwrap();
+    bed.restart(&[]).await;
+    let report = wishes.check().await;
+    let says = [
+        "role `postgres` in for replication",
+        "no pg_hba.conf entry for replication connection from host",
+        "host replication \"postgres\" samehost scram-sha-256",
+    ];
+    assert_says(&report, "replication.refused", Severity::Blocker, &says);
+    let host = pgleap_upgrade::preflight::check_host(&wishes.world().await).await;
+    assert_says(&host, "replication.refused", Severity::Blocker, &[]);
+    // the remedy, as it is written
+    std::fs::write(&rules, kept.join("\n") + "\nhost replication \"postgres\" samehost scram-sha-256\n").unwrap();
+    bed.run("postgres", &["SELECT pg_reload_conf()"]).await;
+    assert_silent(&wishes.check().await, "replication.refused");
+}
+
 /// Every PgBouncer, set up in every wrong way.
 #[tokio::test]
 async fn pooler_that_would_fail_the_switchover_is_found() {
