@@ -10,9 +10,10 @@ use pgleap_upgrade::{
     Config,
     approvals::Gate,
     chain::upgrade_plan,
+    config::RouteKind,
     finalize,
     pg::Side,
-    plan::{self, Basis, Decision, Facts, Grounds, Measured, Method, Prices, Rates, SavedFinding, settings},
+    plan::{self, Basis, Choice, Decision, Facts, Grounds, Measured, Method, Prices, Rates, SavedFinding, settings},
     rehearse::{Prediction, Rehearsal},
     route::Capabilities,
     switchover,
@@ -55,6 +56,17 @@ pub struct Approval {
     pub by: Vec<String>,
 }
 
+/// What leads clients to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lead {
+    /// PgBouncers.
+    Poolers,
+    /// The operator's own program.
+    Program,
+    /// Nothing: clients know both servers.
+    Nothing,
+}
+
 /// Everything that a plan says.
 #[derive(Debug, Serialize)]
 pub struct Dossier {
@@ -95,6 +107,9 @@ pub struct Dossier {
     /// What was done already.
     #[serde(skip)]
     pub journal: Vec<PlanState>,
+    /// What leads clients.
+    #[serde(skip)]
+    pub lead: Lead,
 }
 
 /// What was read for it.
@@ -156,7 +171,22 @@ impl Dossier {
             facts,
             findings,
             journal,
+            lead: match config.route.kind {
+                RouteKind::PgBouncer { .. } => Lead::Poolers,
+                RouteKind::Command(_) => Lead::Program,
+                RouteKind::MultiHost => Lead::Nothing,
+            },
         }
+    }
+}
+
+impl Dossier {
+    /// Returns the findings of one severity that are about a method, or all where there is none.
+    pub fn about(&self, severity: &'static str, choice: Option<&Choice>) -> impl Iterator<Item = &SavedFinding> {
+        let of = choice.zip(self.facts.as_ref()).map(|(choice, facts)| (choice.method, facts.engine));
+        self.findings.iter().filter(move |finding| {
+            finding.severity == severity && of.is_none_or(|(method, engine)| plan::concerns(finding, method, engine))
+        })
     }
 }
 

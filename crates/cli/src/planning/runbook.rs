@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
-use pgleap_upgrade::plan::{Choice, Decision};
+use pgleap_upgrade::plan::{Choice, Decision, Method};
 
 use super::{
     checklist,
@@ -69,13 +69,16 @@ fn document(dossier: &Dossier, begin: Option<Date>) -> Document {
         sections.push(costs(choice));
     }
     sections.push(before(dossier, choice));
-    sections.push(gates(dossier));
+    let by_pgleap = choice.is_none_or(|choice| choice.run_by_pgleap);
+    if by_pgleap {
+        sections.push(gates(dossier));
+    }
     sections.push(way_back(dossier, choice));
     let lists = checklist::chapters(dossier, choice);
     for (title, items) in lists {
         sections.push(Section::new(&title, "").with(Block::Checklist(items)));
     }
-    if choice.is_none_or(|choice| choice.run_by_pgleap) {
+    if by_pgleap {
         sections.push(steps(dossier));
     }
     Document {
@@ -141,14 +144,22 @@ fn calendar(dossier: &Dossier, choice: Option<&Choice>, begin: Date) -> Section 
     let soak = dossier.waits_s[1];
     #[expect(clippy::cast_precision_loss, reason = "days")]
     let end = switch_at + soak as f64;
-    section.with(Block::Table(
-        vec!["Date".into(), "What".into()],
-        vec![
+    let rows = match choice {
+        Some(choice) if choice.method == Method::InPlace => {
+            vec![row(begin, "a backup, then pg_upgrade: nobody is served while it runs")]
+        }
+        Some(choice) if !choice.run_by_pgleap => vec![
+            row(begin, "the target is made and follows; the source serves"),
+            row(after(switch_at), "writes are moved, in a quiet hour"),
+            row(after(end), "the old cluster is given up"),
+        ],
+        _ => vec![
             row(begin, "`pgleap run`: the target is made and follows; the source serves"),
             row(after(switch_at), "`pgleap switchover`, in a quiet hour"),
             row(after(end), "`pgleap finalize`: the way back is given up"),
         ],
-    ))
+    };
+    section.with(Block::Table(vec!["Date".into(), "What".into()], rows))
 }
 
 fn methods(decision: &Decision) -> Section {
@@ -217,7 +228,7 @@ fn before(dossier: &Dossier, choice: Option<&Choice>) -> Section {
         true => Block::Text("Nothing is in the way.".into()),
         false => Block::List(first),
     });
-    if !dossier.settings.is_empty() {
+    if !dossier.settings.is_empty() && choice.is_none_or(Choice::follows) {
         let lines: Vec<_> = dossier
             .settings
             .iter()
@@ -232,8 +243,7 @@ fn before(dossier: &Dossier, choice: Option<&Choice>) -> Section {
             .collect();
         section = section.with(Block::Heading("Settings of the source".into())).with(Block::Code(lines.join("\n")));
     }
-    let remedies: Vec<_> =
-        dossier.findings.iter().filter(|finding| finding.is_blocker()).filter_map(|f| f.remedy.clone()).collect();
+    let remedies: Vec<_> = dossier.about("blocker", choice).filter_map(|finding| finding.remedy.clone()).collect();
     if !remedies.is_empty() {
         section = section
             .with(Block::Heading("What `pgleap check` would have you do".into()))

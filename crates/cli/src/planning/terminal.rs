@@ -156,7 +156,9 @@ fn of_chosen(dossier: &Dossier, choice: &Choice, paint: Paint) -> Vec<String> {
             )
         })
         .collect();
-    list(&mut lines, "settings", "to change on the source", &settings);
+    if choice.follows() {
+        list(&mut lines, "settings", "to change on the source", &settings);
+    }
     list(&mut lines, "mind", "what no method carries by itself", &choice.mind);
 
     lines.push(format!("\n{}  {}", paint.bold("time"), paint.dim("each with its basis")));

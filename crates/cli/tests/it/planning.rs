@@ -161,6 +161,83 @@ fn runbook_is_dated_filled_in_and_ticks_what_the_journal_holds() {
     assert!(refused.code == 2 && refused.stderr.contains("neither in .md nor in .html"), "{}", refused.all());
 }
 
+/// A configuration by each route, what its runbook says of clients, and what it must not say.
+fn routes() -> [(String, &'static str, &'static [&'static str]); 5] {
+    let without = CONFIG.split("[route]").next().unwrap();
+    let by = |route: &str| format!("{without}[route]\n{route}\n");
+    let command = "kind = \"command\"\ncommand = [\"/bin/true\"]";
+    let by_standby = CONFIG.replace("\"self_managed\"", "\"self_managed\"\nstandby = \"standby\"");
+    let reconnect = CONFIG.replace("\"pgbouncer\"\n\n", "\"pgbouncer\"\nclients = \"reconnect\"\n\n");
+    let of_others = &["nobody new is let in", "by themselves", "the program", "both servers"];
+    [
+        (CONFIG.to_owned(), "] clients wait, on a lease", of_others),
+        (by_standby, "] every pooler leads to the target", of_others),
+        (reconnect, "] nobody new is let in: clients wait for a connection", &["] clients wait, on a lease"]),
+        (by(command), "] the program leads to the target", &["every pooler", "use the pooler", "pass the pooler"]),
+        (
+            by("kind = \"multi_host\""),
+            "] the target is opened, and clients find it",
+            &["on a lease", "pooler", "are led there"],
+        ),
+    ]
+}
+
+/// The steps that a runbook's checklist gives as proof, and those that its last chapter lists.
+fn steps_of(document: &str) -> [Vec<String>; 2] {
+    let quoted = |line: &str| line.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let proofs = document.lines().filter(|line| line.starts_with("  proven by ") && line.ends_with(", in the journal"));
+    let listed = document.lines().filter(|line| line.starts_with("| ") && line.contains(" | `"));
+    let steps = |line| quoted(line).into_iter().filter(|word| !word.contains(' '));
+    [proofs.flat_map(steps).collect(), listed.filter_map(|line| quoted(line).into_iter().next()).collect()]
+}
+
+#[test]
+fn runbook_gives_as_proof_what_its_own_method_and_route_do() {
+    let mut saved = saved("self_managed");
+    let found = |id: &str, severity: &str| json!({ "id": id, "severity": severity, "message": format!("of {id}") });
+    saved["findings"].as_array_mut().unwrap().extend([
+        found("trigger.fires_on_apply", "warning"),
+        found("version.object_changes", "warning"),
+        found("sequence.set_at_switchover", "note"),
+    ]);
+    for (config, told, others) in routes() {
+        let bed = bed(&config, &saved);
+        for method in ["clone_logical", "blue_green", "snapshot_logical", "logical_copy", "in_place"] {
+            let ended = bed.run(&["plan", "--facts", "facts.json", "--method", method, "--runbook", "change.md"]);
+            assert_eq!(ended.code, 0, "{}", ended.all());
+            let text = std::fs::read_to_string(bed.path("change.md")).unwrap();
+            let lists =
+                &text[text.find("## The week before").unwrap()..text.find("## Every step").unwrap_or(text.len())];
+            let [proofs, listed] = steps_of(&text);
+            let strange: Vec<_> = proofs.iter().filter(|step| !listed.contains(step)).collect();
+            assert_eq!(strange, [""; 0], "{method} by\n{config}");
+            let (runs, in_place) = (method == "clone_logical", method == "in_place");
+            assert_eq!((proofs.len() > 15, lists.contains(told)), (runs, runs), "{method}, `{told}`: {lists}");
+            for other in others.iter().filter(|_| runs) {
+                assert!(!lists.contains(other), "`{other}` is not of this route:\n{config}\n{lists}");
+            }
+            for of_a_stream in ["slots", "ublications", "rigins", "trigger.fires_on_apply", "wal_level", "follow"] {
+                assert!(!(in_place && lists.contains(of_a_stream)), "`{of_a_stream}`: {lists}");
+            }
+            for part in ["pgleap run`", "Settings of the source", "ALTER SYSTEM", "## Gates"] {
+                assert!(!(in_place && text.contains(part)), "`{part}`: {text}");
+            }
+            assert!(
+                in_place || lists.contains("of trigger.fires_on_apply (`trigger.fires_on_apply`)  \n  signed"),
+                "{lists}"
+            );
+            assert!(
+                lists.contains("decided about: of version.object_changes (") && !lists.contains("of sequence."),
+                "{lists}"
+            );
+            assert!(
+                lists.contains("new major, and those that changed were read  \n  proven by `pgleap rehearse --twin`"),
+                "{lists}"
+            );
+        }
+    }
+}
+
 fn waiting(more: &str) -> Bed {
     Bed::with(&format!("{CONFIG}\n[approvals]\nbefore = [\"switchover\"]\n{more}\n"))
 }

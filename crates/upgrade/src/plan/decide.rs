@@ -262,7 +262,7 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// Blockers of `pgleap check` that concern others than pgleap.
+/// Findings of `pgleap check` that concern others than pgleap.
 struct Shared {
     /// Whom.
     of: &'static [Method],
@@ -272,13 +272,13 @@ struct Shared {
     ids: &'static [&'static str],
 }
 
-/// Every blocker that is not pgleap's alone. The others are of the stream, for which there are rules above, of the poolers,
-/// or of the place and the way in which pgleap works. docs/checks.md says of each what it comes from.
+/// Every blocker and warning that is not pgleap's alone. The other blockers are of the stream, for which there are rules above,
+/// of the poolers, or of the place and the way in which pgleap works. docs/checks.md says of each what it comes from.
 const SHARED: &[Shared] = &[
     Shared {
         of: &[CloneLogical, BlueGreen, SnapshotLogical, InPlace],
         of_host: false,
-        // pg_upgrade refuses them, or fails in the middle, whoever runs it
+        // blockers: pg_upgrade refuses them, or fails in the middle, whoever runs it
         ids: &[
             "database.closed",
             "prepared_transaction.open",
@@ -286,6 +286,9 @@ const SHARED: &[Shared] = &[
             "version.cluster_refused",
             "version.expression_fails",
             "version.object_refused",
+            "collation.changed",
+            "collation.moves_rows",
+            "version.known_bug",
         ],
     },
     Shared {
@@ -297,18 +300,46 @@ const SHARED: &[Shared] = &[
             "collation.no_icu",
             "library.missing",
             "library.preload_missing",
+            "collation.icu_differs",
+            "extension.no_update_path",
+            "extension.not_on_target",
         ],
+    },
+    Shared {
+        of: BY_STREAM,
+        of_host: false,
+        ids: &[
+            "ddl.table_changed",
+            "ddl.table_dropped",
+            "ddl.table_made",
+            "function.needs_search_path",
+            "large_object.not_replicated",
+            "partition.ends_soon",
+            "partition.made_by_job",
+            "replica_identity.full_scans",
+            "retained_wal.budget_spent_early",
+            "retained_wal.exceeds_disk",
+            "slot_retention.limited",
+            "slot_retention.times_out",
+            "trigger.fires_on_apply",
+            "unlogged_table.emptied",
+        ],
+    },
+    Shared {
+        of: &Method::ALL,
+        of_host: false,
+        ids: &["version.body_fails", "version.cluster_changes", "version.object_changes", "wraparound.near"],
     },
 ];
 
-/// Whether a finding keeps a method from beginning there: all blockers keep pgleap, some keep others too.
-pub fn stands_before(finding: &SavedFinding, method: Method, engine: Engine) -> bool {
-    let concerns = |shared: &Shared| {
+/// Whether a finding is about a method there: all are about what pgleap runs, some about others too.
+pub fn concerns(finding: &SavedFinding, method: Method, engine: Engine) -> bool {
+    let shared = |shared: &Shared| {
         shared.of.contains(&method)
             && (!shared.of_host || engine == Engine::SelfManaged)
             && shared.ids.contains(&finding.id.as_str())
     };
-    finding.is_blocker() && (method.is_run_by_pgleap(engine) || SHARED.iter().any(concerns))
+    method.is_run_by_pgleap(engine) || SHARED.iter().any(shared)
 }
 
 /// A method, judged.
@@ -350,6 +381,13 @@ pub struct Choice {
     pub back_after: String,
     /// Whether that keeps the writes.
     pub keeps_writes_on_return: bool,
+}
+
+impl Choice {
+    /// Whether a target follows the source by it, for which the source's settings have to be right.
+    pub fn follows(&self) -> bool {
+        self.method.profile().follows
+    }
 }
 
 /// What was decided, and why.
@@ -410,7 +448,7 @@ fn judge(method: Method, grounds: Grounds<'_>) -> Choice {
     let barred_by = said(Weight::Bars);
     let run_by_pgleap = method.is_run_by_pgleap(facts.engine);
     let mut first = said(Weight::First);
-    let blockers = grounds.findings.iter().filter(|finding| stands_before(finding, method, facts.engine));
+    let blockers = grounds.findings.iter().filter(|f| f.is_blocker() && concerns(f, method, facts.engine));
     let blockers: Vec<_> = blockers.map(|finding| format!("{} ({})", finding.message, finding.id)).collect();
     if run_by_pgleap && !blockers.is_empty() {
         // what the preflight found is more exact than the rules about the same
@@ -702,12 +740,14 @@ mod tests {
     }
 
     #[test]
-    fn every_shared_blocker_is_one_that_a_check_answers_with() {
+    fn every_shared_finding_is_one_that_a_check_answers_with_and_not_as_a_note() {
         let abouts = crate::preflight::abouts();
-        let known =
-            |id: &str| abouts.iter().any(|about| about.kind(id).is_some_and(|kind| kind.severity == Severity::Blocker));
+        let known = |id: &str| {
+            let kind = abouts.iter().find_map(|about| about.kind(id));
+            kind.is_some_and(|kind| kind.severity != Severity::Note)
+        };
         for id in SHARED.iter().flat_map(|shared| shared.ids) {
-            assert!(known(id), "`{id}` is no blocker of any check");
+            assert!(known(id), "`{id}` is no blocker or warning of any check");
         }
     }
 

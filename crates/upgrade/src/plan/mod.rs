@@ -16,7 +16,7 @@ pub mod time;
 pub use collect::collect;
 pub(crate) use collect::wal_averages;
 pub use cost::{Cost, Prices, Tariff};
-pub use decide::{Choice, Decision, Grounds, decide, stands_before};
+pub use decide::{Choice, Decision, Grounds, concerns, decide};
 pub use facts::{Engine, Facts, Rate, Saved, SavedFinding, Wal};
 pub use history::{Measured, Prediction};
 pub use methods::Method;
