@@ -104,7 +104,6 @@ fn too_much(rate: f64, over: &str, room: &Room, budget: u64, planned: Duration) 
         let finding = Finding::warning("retained_wal.budget_spent_early", message)
             .because("past the budget the upgrade stops; the source goes on");
         #[expect(
-            clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "an estimate"
