@@ -41,6 +41,7 @@ mod libraries;
 pub(crate) mod limits;
 mod long_transactions;
 mod materialized_views;
+mod memory;
 mod partitions;
 mod pooler_entries;
 mod pooler_ini;
@@ -133,6 +134,7 @@ const OF_SOURCE: &[(&About, OfSource)] = &[
     (&followers::ABOUT, |w, s| Box::pin(followers::check(w, s))),
     (&limits::ABOUT, |_, s| Box::pin(limits::check(s))),
     (&long_transactions::ABOUT, |w, s| Box::pin(long_transactions::check(w, s))),
+    (&memory::ABOUT, |w, s| Box::pin(memory::check(w, s))),
     (&preload_libraries::ABOUT, |w, s| Box::pin(preload_libraries::check(w, s))),
     (&prepared_transactions::ABOUT, |_, s| Box::pin(prepared_transactions::check(s))),
     (&read_only_defaults::ABOUT, |w, s| Box::pin(read_only_defaults::check(w, s))),

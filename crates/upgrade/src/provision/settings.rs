@@ -17,8 +17,9 @@ pub const READ: &str = "
      WHERE source IN ('configuration file', 'command line', 'environment variable') ORDER BY name";
 
 /// Why a setting is not carried, for those that would do harm.
-fn not_carried(name: &str) -> Option<&'static str> {
+fn not_carried(name: &str, value: &str) -> Option<&'static str> {
     Some(match name {
+        "log_directory" if Path::new(value).is_absolute() => "two servers must not write into one log",
         "data_directory"
         | "config_file"
         | "hba_file"
@@ -81,7 +82,7 @@ pub fn map(
     let value_of = |name: &str| carried.iter().find(|c| c.name == name).map(|c| c.value.as_str());
     for Carried { name, value } in carried {
         let custom = name.contains('.');
-        if let Some(why) = not_carried(name) {
+        if let Some(why) = not_carried(name, value) {
             left_out.push((name.clone(), why));
         } else if !known.contains(name) && !custom {
             left_out.push((name.clone(), "is not a setting of the new major"));
@@ -119,7 +120,8 @@ mod tests {
 
     fn mapped(carried: &[(&str, &str)], own: &[(&str, &str)]) -> Mapped {
         let carried: Vec<_> = carried.iter().map(|(n, v)| Carried { name: (*n).into(), value: (*v).into() }).collect();
-        let known = ["work_mem", "max_wal_senders", "wal_level", "ssl_cert_file", "archive_mode", "port"];
+        let known =
+            ["work_mem", "max_wal_senders", "wal_level", "ssl_cert_file", "archive_mode", "port", "log_directory"];
         let known = known.iter().map(|name| (*name).to_owned()).collect();
         let own: Vec<_> = own.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         map(&carried, &known, 3, 5433, Path::new("/old"), &own)
@@ -132,6 +134,14 @@ mod tests {
         assert!(!result.conf.contains("archive_mode"));
         let names: Vec<_> = result.left_out.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["vacuum_defer_cleanup_age", "archive_mode"]);
+    }
+
+    #[test]
+    fn logs_that_are_not_beside_the_data_stay_the_sources_own() {
+        let conf = |value| mapped(&[("log_directory", value)], &[]).conf;
+        assert!(
+            conf("log").contains("log_directory = 'log'") && !conf("/var/log/postgresql").contains("log_directory")
+        );
     }
 
     #[test]

@@ -101,6 +101,26 @@ async fn what_is_wrong_in_the_configuration_or_on_the_host_is_found_and_the_rest
     let report = Wishes { settings: settings.join(", "), ..wishes.clone() }.check().await;
     assert_silent(&report, "setting.default_changes");
 
+    assert_silent(&report, "memory.huge_pages");
+    assert_silent(&report, "memory.low");
+    let settings = "huge_pages = \"on\", shared_buffers = \"1TB\"".to_owned();
+    let report = Wishes { settings, ..wishes.clone() }.check().await;
+    let says = ["1.0 TiB of `shared_buffers`", "settings = { huge_pages = \"try\" }"];
+    assert_says(&report, "memory.huge_pages", Blocker, &says);
+    let report = Wishes { settings: "shared_buffers = \"1TB\"".into(), ..wishes.clone() }.check().await;
+    assert_says(&report, "memory.low", Warning, &["are available on this host", "settings = { shared_buffers = "]);
+
+    // nobody has any, and still the application uses them
+    bed.run("app", &["SELECT lo_unlink(lo_from_bytea(0, 'x'))"]).await;
+    let until = tokio::time::Instant::now() + crate::preflight::LONG;
+    let report = loop {
+        let report = wishes.check().await;
+        if ids(&report).contains("large_object.not_replicated") || tokio::time::Instant::now() > until {
+            break report;
+        }
+    };
+    assert_says(&report, "large_object.not_replicated", Warning, &["has 0 large objects, 2 of their pages written"]);
+
     let absent = (16..=19).find(|major| pgleap_local::find(*major, &[]).is_err());
     let target = absent.unwrap_or(18);
     let report = Wishes { target, target_more: "host = \"nowhere.invalid\"".into(), ..wishes.clone() }.check().await;
