@@ -76,6 +76,7 @@ mod unlogged_tables;
 mod version_cluster;
 mod version_database;
 mod version_expressions;
+mod version_grants;
 mod version_settings;
 mod versions;
 mod wal_level;
@@ -180,6 +181,7 @@ const OF_DATABASE: &[(&About, OfDatabase)] = &[
     (&unlogged_tables::ABOUT, |d| Box::pin(unlogged_tables::check(d))),
     (&version_database::ABOUT, |d| Box::pin(version_database::check(d))),
     (&version_expressions::ABOUT, |d| Box::pin(version_expressions::check(d))),
+    (&version_grants::ABOUT, |d| Box::pin(version_grants::check(d))),
 ];
 
 const OF_POOLER: &[(&About, OfPooler)] = &[

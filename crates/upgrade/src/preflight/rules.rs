@@ -52,6 +52,9 @@ pub(super) struct Rule {
     /// Built-in functions that are gone: names, or signatures.
     #[serde(default)]
     pub functions: Vec<String>,
+    /// Built-in functions that take other arguments: what calls them goes on, but not privileges on them. `*(…)` is all with these.
+    #[serde(default)]
+    pub signatures: Vec<String>,
     /// Built-in operators that are gone, with their operands.
     #[serde(default)]
     pub operators: Vec<String>,
@@ -109,7 +112,8 @@ impl Rule {
         }
         let values =
             self.values.iter().flat_map(|(name, values)| values.iter().map(move |value| format!("{name} = {value}")));
-        let named = self.settings.iter().chain(&self.functions).chain(&self.operators).chain(&self.columns).cloned();
+        let named = self.settings.iter().chain(&self.functions).chain(&self.signatures);
+        let named = named.chain(&self.operators).chain(&self.columns).cloned();
         let named: Vec<_> = named.chain(values).map(|name| format!("`{name}`")).collect();
         if named.is_empty() { format!("{} {}", self.noun, self.text) } else { named.join(", ") }
     }
@@ -230,7 +234,8 @@ mod tests {
             assert!(ids.insert(id.clone()), "`{id}` is there twice");
             assert!(!rule.source.is_empty() && !rule.why.is_empty(), "{id}");
             let asked = rule.sql.is_some() || rule.types.is_some();
-            let named = [rule.settings.len(), rule.functions.len() + rule.operators.len() + rule.columns.len()];
+            let gone = rule.functions.len() + rule.signatures.len() + rule.operators.len() + rule.columns.len();
+            let named = [rule.settings.len(), gone];
             let ways = usize::from(rule.sql.is_some())
                 + usize::from(rule.types.is_some())
                 + usize::from(rule.default.is_some())

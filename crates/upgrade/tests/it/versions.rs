@@ -102,10 +102,30 @@ const BAD: &[Bad] = &[
         "exclusive_backup",
         13..=14,
         "CREATE VIEW in_backup AS SELECT pg_is_in_backup();; \
-         CREATE FUNCTION backup() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM pg_start_backup (''nightly''); END'",
+         CREATE FUNCTION backup() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM pg_start_backup (''nightly''); END';; \
+         GRANT EXECUTE ON FUNCTION pg_start_backup(text,boolean,boolean) TO pg_monitor WITH GRANT OPTION",
     ),
     bad("unimplemented_geometry", 13..=14, "CREATE VIEW middle AS SELECT point(path '((0,0),(1,1))') AS p"),
-    bad("datlastsysoid", 13..=14, "CREATE VIEW system_oids AS SELECT datname, datlastsysoid FROM pg_database"),
+    bad(
+        "datlastsysoid",
+        13..=14,
+        "CREATE VIEW system_oids AS SELECT datname, datlastsysoid FROM pg_database;; \
+         GRANT SELECT (datname, datlastsysoid) ON pg_database TO pg_monitor",
+    ),
+    bad(
+        "signatures_14",
+        13..=13,
+        "REVOKE EXECUTE ON FUNCTION big5_to_utf8 FROM PUBLIC;; CREATE ROLE \"Ops\";; \
+         GRANT EXECUTE ON FUNCTION pg_terminate_backend, pg_cancel_backend TO \"Ops\"",
+    ),
+    bad("signatures_16", 13..=15, "GRANT EXECUTE ON FUNCTION pg_get_publication_tables TO pg_monitor"),
+    bad(
+        "signatures_17",
+        13..=16,
+        "GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO pg_monitor",
+    ),
+    bad("signatures_18", 13..=17, "REVOKE EXECUTE ON FUNCTION json_strip_nulls FROM PUBLIC"),
+    bad("signatures_19", 13..=18, "GRANT EXECUTE ON FUNCTION pg_replication_origin_session_setup TO pg_monitor"),
     bad(
         "checkpointer_statistics",
         13..=16,
@@ -259,10 +279,26 @@ async fn rules_find_what_they_are_about(major: u16) {
         assert_says(&report, "version.cluster_differs", Note, &["the source has"]);
         assert_says(&report, "version.expression_fails", Blocker, &["database `app` has", "PostgreSQL 19 lacks"]);
         assert_says(&report, "version.body_fails", Warning, &["database `app`"]);
+        let says =
+            ["database `app` has 1 privilege changed on what PostgreSQL 19 lacks: `", "grant them on the target again"];
+        assert_says(&report, "version.grant_fails", Blocker, &says);
+        let changed = report.findings.iter().filter(|finding| finding.id == "version.grant_fails");
+        let changed: BTreeSet<_> = changed.flat_map(|finding| &finding.objects).map(String::as_str).collect();
+        let made = [
+            "big5_to_utf8(integer,integer,cstring,internal,integer): no EXECUTE to PUBLIC",
+            "json_strip_nulls(json): no EXECUTE to PUBLIC",
+            "pg_database.datlastsysoid: SELECT to pg_monitor",
+            "pg_get_publication_tables(text): EXECUTE to pg_monitor",
+            "pg_logical_emit_message(boolean,text,text): EXECUTE to pg_monitor",
+            "pg_replication_origin_session_setup(text): EXECUTE to pg_monitor",
+            "pg_start_backup(text,boolean,boolean): EXECUTE to pg_monitor",
+            "pg_terminate_backend(integer): EXECUTE to \"Ops\"",
+        ];
+        assert_eq!(changed, made.into());
     }
     assert!(!ids(&report).contains("check.unanswered"), "{report:#?}");
     // every remedy that is a statement works
-    let refused = ["version.object_refused", "setting.refused"];
+    let refused = ["version.object_refused", "version.grant_fails", "setting.refused"];
     for finding in report.findings.iter().filter(|finding| refused.contains(&finding.id)) {
         let Some(remedy) = &finding.remedy else { continue };
         let client = bed.client("app").await;
@@ -315,6 +351,11 @@ const HAS: &[(&str, &str)] = &[
         "SELECT DISTINCT proname::text FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace \
             AND proname NOT LIKE 'binary_upgrade%'",
     ),
+    (
+        "signatures",
+        "SELECT replace(oid::regprocedure::text, '\"', '') FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace \
+            AND proname NOT LIKE 'binary_upgrade%'",
+    ),
     // those on arrays were made to take more than before: what uses them goes on
     (
         "operators",
@@ -352,9 +393,16 @@ async fn whatever_a_major_lost_is_in_the_rules() {
             for (((kind, _), before), now) in HAS.iter().zip(before).zip(now) {
                 let of_major =
                     all.iter().filter(|rule| rule.get("since").and_then(toml::Value::as_integer) == Some(major.into()));
-                let named = of_major.filter_map(|rule| rule.get(*kind)?.as_array());
+                // a function that is gone takes its signatures with it
+                let kinds: &[&str] = if *kind == "signatures" { &["signatures", "functions"] } else { &[kind] };
+                let named = of_major.flat_map(|rule| kinds.iter().filter_map(|kind| rule.get(*kind)?.as_array()));
                 let named: BTreeSet<_> = named.flatten().map(|name| name.as_str().unwrap().to_owned()).collect();
-                let lost: BTreeSet<_> = before.difference(now).filter(|name| !named.contains(*name)).collect();
+                let is_named = |name: &str| {
+                    let (function, arguments) = name.split_once('(').unwrap_or((name, ""));
+                    let all = format!("*({arguments}");
+                    named.contains(name) || *kind == "signatures" && (named.contains(function) || named.contains(&all))
+                };
+                let lost: BTreeSet<_> = before.difference(now).filter(|name| !is_named(name)).collect();
                 assert!(lost.is_empty(), "{kind} that {major} does not have any more: {lost:?}");
             }
         }
