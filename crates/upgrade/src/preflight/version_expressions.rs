@@ -11,7 +11,7 @@ use super::{
 };
 
 const USES: &str = include_str!("sql/list_uses_of_gone.sql");
-const VIEWS: &str = include_str!("sql/list_views_of_columns.sql");
+const READS: &str = include_str!("sql/list_reads_of_columns.sql");
 const MENTIONS: &str = include_str!("sql/list_mentions_of_gone.sql");
 
 /// From here on bodies of functions may be stored as expressions.
@@ -63,13 +63,18 @@ fn gone(from: u16, to: u16) -> Gone<'static> {
 pub(super) async fn check(database: &Entered) -> Answer {
     let gone = gone(database.from, database.to);
     let mut stored = Vec::new();
+    let (tree, body) = if database.from >= PARSED_BODIES_SINCE {
+        ("prosqlbody::text", "pg_catalog.pg_get_function_sqlbody(oid)")
+    } else {
+        ("NULL::text", "NULL::text")
+    };
     if !(gone.functions.is_empty() && gone.operators.is_empty()) {
-        let bodies = if database.from >= PARSED_BODIES_SINCE { "prosqlbody::text" } else { "NULL::text" };
-        let sql = USES.replace("{bodies}", bodies);
+        let sql = USES.replace("{tree}", tree);
         stored.extend(database.session.query(&sql, &[&gone.functions, &gone.operators]).await?);
     }
     if !gone.columns.is_empty() {
-        stored.extend(database.session.query(VIEWS, &[&gone.relations, &gone.columns]).await?);
+        let sql = READS.replace("{tree}", tree).replace("{body}", body);
+        stored.extend(database.session.query(&sql, &[&gone.relations, &gone.columns]).await?);
     }
     let names: Vec<_> = gone.functions.iter().copied().filter(|name| !name.contains('(')).collect();
     let mentioned = if names.is_empty() && gone.columns.is_empty() {

@@ -10,7 +10,7 @@ use pgleap_upgrade::preflight::{
 
 use tokio::time::Instant;
 
-use crate::preflight::{Bed, GOOD_TABLES, LONG, Wishes, assert_says, finding, ids};
+use crate::preflight::{Bed, GOOD_TABLES, LONG, Wishes, assert_says, assert_silent, finding, ids};
 
 /// The newest that any rule is about; its programs need not be here.
 const NEWEST: u16 = 19;
@@ -309,6 +309,43 @@ async fn rules_find_what_they_are_about(major: u16) {
     let report = wishes.check().await;
     let left = report.findings.iter().filter(|finding| refused.contains(&finding.id)).collect::<Vec<_>>();
     assert!(left.is_empty(), "{left:#?}");
+}
+
+/// Where a query may be stored; bodies of functions are from 14 on.
+#[tokio::test]
+async fn queries_that_read_columns_the_target_lacks_are_found_wherever_they_are_stored() {
+    for major in [13, 15] {
+        let Some(bed) = Bed::start(major, Auth::Trust).await else { return };
+        let wishes = Wishes { target: 18, ..bed.wishes(&bed.pooler("pgbouncer".into(), "pool")) };
+        let made = [
+            "CREATE TABLE t (a int PRIMARY KEY, n bigint); ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY few ON t USING (n < (SELECT checkpoints_timed FROM pg_stat_bgwriter))",
+            "CREATE POLICY clean ON t FOR INSERT WITH CHECK (n < (SELECT buffers_clean FROM pg_stat_bgwriter))",
+            "CREATE RULE noted AS ON DELETE TO t DO ALSO INSERT INTO t SELECT 1, checkpoints_req FROM pg_stat_bgwriter",
+            "CREATE RULE swept AS ON UPDATE TO t DO ALSO INSERT INTO t SELECT 1, buffers_clean FROM pg_stat_bgwriter",
+            "CREATE MATERIALIZED VIEW kept AS SELECT buffers_backend FROM pg_stat_bgwriter",
+            "CREATE VIEW sound AS SELECT buffers_clean FROM pg_stat_bgwriter",
+        ];
+        bed.run("postgres", &made).await;
+        let bodies = [
+            "CREATE FUNCTION written() RETURNS bigint RETURN (SELECT buffers_checkpoint FROM pg_stat_bgwriter)",
+            "CREATE PROCEDURE note() BEGIN ATOMIC INSERT INTO t SELECT 1, checkpoints_req FROM pg_stat_bgwriter; END",
+            "CREATE FUNCTION cleaned() RETURNS bigint RETURN (SELECT buffers_clean FROM pg_stat_bgwriter)",
+        ];
+        let mut expected = vec![
+            "materialized view public.kept (pg_stat_bgwriter.buffers_backend)",
+            "policy few of public.t (pg_stat_bgwriter.checkpoints_timed)",
+            "rule of public.t (pg_stat_bgwriter.checkpoints_req)",
+        ];
+        if major > 13 {
+            bed.run("postgres", &bodies).await;
+            expected.insert(0, "function public.note() (pg_stat_bgwriter.checkpoints_req)");
+            expected.insert(1, "function public.written() (pg_stat_bgwriter.buffers_checkpoint)");
+        }
+        let report = wishes.check().await;
+        assert_eq!(finding(&report, "version.expression_fails").objects, expected, "{report:#?}");
+        assert_silent(&report, "version.body_fails");
+    }
 }
 
 fn wanted(major: u16) -> bool {

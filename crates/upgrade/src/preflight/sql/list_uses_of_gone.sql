@@ -42,7 +42,7 @@ WITH gone AS (
       FROM pg_catalog.pg_partitioned_table WHERE partexprs IS NOT NULL
     UNION ALL
     SELECT pg_catalog.format('function %s', oid::pg_catalog.regprocedure),
-           pg_catalog.concat(proargdefaults::text, {bodies}) FROM pg_catalog.pg_proc WHERE oid >= 16384
+           pg_catalog.concat(proargdefaults::text, {tree}) FROM pg_catalog.pg_proc WHERE oid >= 16384
 )
 SELECT DISTINCT s.name, g.given AS gone
   FROM stored AS s CROSS JOIN pattern AS p
