@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pgleap_local::{Auth, InitOptions};
 use pgleap_upgrade::preflight::{
-    Report,
+    Finding, Report,
     Severity::{Blocker, Note, Warning},
 };
 
@@ -62,7 +62,28 @@ const BAD: &[Bad] = &[
         13..=18,
         "CREATE DATABASE mule ENCODING 'MULE_INTERNAL' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
     ),
+    bad("template0_connections", 13..=18, "ALTER DATABASE template0 ALLOW_CONNECTIONS true"),
     bad("line_breaks_in_names", 13..=18, "CREATE ROLE U&\"two\\000Alines\""),
+    bad(
+        "objects_in_pg_catalog",
+        13..=18,
+        "CREATE FUNCTION pg_catalog.mine(int) RETURNS int LANGUAGE sql AS 'SELECT 1';; CREATE VIEW of_mine AS SELECT mine(1);; \
+         CREATE TYPE pg_catalog.span AS RANGE (subtype = int);; CREATE DOMAIN pg_catalog.small AS int;; \
+         CREATE OPERATOR pg_catalog.=== (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq);; \
+         CREATE TEXT SEARCH CONFIGURATION pg_catalog.words (COPY = simple)",
+    ),
+    bad(
+        "custom_setting_names",
+        13..=13,
+        "CREATE ROLE \"Tenant\";; ALTER ROLE \"Tenant\" SET \"my-app.tenant\" = 'a=b';; ALTER ROLE \"Tenant\" SET app.\"tenänt$2\" = 'x';; \
+         ALTER ROLE \"Tenant\" IN DATABASE app SET \"my app.tenant\" = 'x';; ALTER DATABASE app SET \"1app.tenant\" = 'x';; \
+         ALTER ROLE ALL SET \"app.tenant-id\" = 'x'",
+    ),
+    bad(
+        "custom_setting_names_of_functions",
+        13..=13,
+        "CREATE PROCEDURE audited() LANGUAGE sql SET \"my-app.audit\" = 'on' SET app.audit = 'on' AS 'SELECT 1'",
+    ),
     bad(
         "foreign_key_collations",
         13..=17,
@@ -159,6 +180,16 @@ const BAD: &[Bad] = &[
         "CREATE FUNCTION fold(t text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT lower(t)';; \
          CREATE TABLE folded (t text PRIMARY KEY);; CREATE INDEX folded_t ON folded (fold(t))",
     ),
+    bad(
+        "unicode_update",
+        17..=18,
+        "CREATE TABLE letters (t text COLLATE pg_c_utf8 PRIMARY KEY, u text, CHECK (t = upper(t)), CHECK (u = upper(u)));; \
+         CREATE INDEX folded_letters ON letters (lower(t));; CREATE INDEX matched_letters ON letters (u) WHERE t ~* 'x';; \
+         CREATE INDEX normal_letters ON letters (normalize(u));; CREATE INDEX others ON letters (lower(u));; \
+         CREATE INDEX ranges ON letters (lower(int4range(1, 2)));; CREATE INDEX plain_letters ON letters (t);; \
+         CREATE TABLE split (t text COLLATE pg_c_utf8) PARTITION BY LIST (lower(t));; \
+         CREATE MATERIALIZED VIEW initials AS SELECT initcap(t) FROM letters",
+    ),
     bad("createrole", 13..=15, "CREATE ROLE maker CREATEROLE"),
     bad("md5_passwords", 13..=17, "SET password_encryption = 'md5';; CREATE ROLE old_login LOGIN PASSWORD 'x'"),
     bad(
@@ -174,6 +205,10 @@ fn rules(report: &Report) -> BTreeSet<String> {
     let in_files = report.findings.iter().filter(|finding| finding.id == "setting.not_carried");
     let in_files = in_files.filter_map(|finding| finding.numbers["rules"].as_array()).flatten();
     named.chain(in_files).filter_map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+fn found_by<'a>(report: &'a Report, rule: &str) -> &'a Finding {
+    report.findings.iter().find(|finding| finding.numbers.get("rule").is_some_and(|name| name == rule)).unwrap()
 }
 
 fn file() -> Vec<toml::Value> {
@@ -295,11 +330,43 @@ async fn rules_find_what_they_are_about(major: u16) {
             "pg_terminate_backend(integer): EXECUTE to \"Ops\"",
         ];
         assert_eq!(changed, made.into());
+        let made = [
+            "1app.tenant (DATABASE app)",
+            "app.tenant-id (ROLE ALL)",
+            "my app.tenant (ROLE \"Tenant\" IN DATABASE app)",
+            "my-app.tenant (ROLE \"Tenant\")",
+        ];
+        assert_eq!(found_by(&report, "custom_setting_names").objects, made);
+        assert_eq!(found_by(&report, "custom_setting_names_of_functions").objects, ["public.audited() (my-app.audit)"]);
+    }
+    let made = [
+        "function pg_catalog.mine(integer)",
+        "operator pg_catalog.===(integer,integer)",
+        "text search configuration pg_catalog.words",
+        "type pg_catalog.small",
+        "type pg_catalog.span",
+    ];
+    assert_eq!(found_by(&report, "objects_in_pg_catalog").objects, made);
+    if major >= 17 {
+        let made = [
+            "constraint letters_t_check of public.letters",
+            "index public.folded_letters",
+            "index public.matched_letters",
+            "index public.normal_letters",
+            "materialized view public.initials",
+            "partition key of public.split",
+        ];
+        assert_eq!(found_by(&report, "unicode_update").objects, made);
     }
     assert!(!ids(&report).contains("check.unanswered"), "{report:#?}");
     // every remedy that is a statement works
     let refused = ["version.object_refused", "version.grant_fails", "setting.refused"];
-    for finding in report.findings.iter().filter(|finding| refused.contains(&finding.id)) {
+    let of_cluster = ["template0_connections", "custom_setting_names"];
+    let by_sql = |finding: &&Finding| {
+        let rule = finding.numbers.get("rule").and_then(|rule| rule.as_str());
+        refused.contains(&finding.id) || rule.is_some_and(|rule| of_cluster.contains(&rule))
+    };
+    for finding in report.findings.iter().filter(by_sql) {
         let Some(remedy) = &finding.remedy else { continue };
         let client = bed.client("app").await;
         for line in remedy.lines() {
@@ -307,7 +374,7 @@ async fn rules_find_what_they_are_about(major: u16) {
         }
     }
     let report = wishes.check().await;
-    let left = report.findings.iter().filter(|finding| refused.contains(&finding.id)).collect::<Vec<_>>();
+    let left = report.findings.iter().filter(by_sql).collect::<Vec<_>>();
     assert!(left.is_empty(), "{left:#?}");
 }
 
