@@ -16,6 +16,8 @@ use tokio::time::Instant;
 
 /// How much of each stream is kept.
 const KEPT_BYTES: usize = 64 * 1024;
+/// How much of one line of standard error is kept: a statement that failed may be as long as the schema.
+const KEPT_OF_A_LINE: usize = 1024;
 /// How many of the last lines an error message shows.
 const SHOWN_LINES: usize = 8;
 /// How long after the program's end its output may still come, if something in the background holds it open.
@@ -28,7 +30,7 @@ pub struct Output {
     pub status: ExitStatus,
     /// The last 64 KiB of its standard output.
     pub stdout: String,
-    /// The last 64 KiB of its standard error.
+    /// The last 64 KiB of its standard error, of each line the first KiB.
     pub stderr: String,
 }
 
@@ -119,7 +121,7 @@ async fn run_to_the_end(
     forward(child.stdout.take(), Stream::Out, sender.clone());
     forward(child.stderr.take(), Stream::Err, sender);
 
-    let (mut out, mut err) = (Lines::default(), Lines::default());
+    let (mut out, mut err) = (Lines::of_at_most(usize::MAX), Lines::of_at_most(KEPT_OF_A_LINE));
     let mut status = None;
     let mut until = end;
     loop {
@@ -213,15 +215,31 @@ where
 }
 
 /// One stream: its last bytes, and the line that is not complete yet.
-#[derive(Default)]
 struct Lines {
     kept: Vec<u8>,
     partial: Vec<u8>,
+    /// How much of a line is kept, and how long the last one is.
+    at_most: usize,
+    length: usize,
 }
 
 impl Lines {
+    fn of_at_most(at_most: usize) -> Self {
+        Self { kept: Vec::new(), partial: Vec::new(), at_most, length: 0 }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, end) = line.split_at(line.len() - usize::from(line.ends_with(b"\n")));
+            let room = self.at_most.saturating_sub(self.length).min(text.len());
+            self.kept.extend_from_slice(&text[..room]);
+            self.kept.extend_from_slice(end);
+            self.length = if end.is_empty() { self.length + text.len() } else { 0 };
+        }
+    }
+
     fn push(&mut self, bytes: &[u8], each_line: &mut impl FnMut(&str)) {
-        self.kept.extend_from_slice(bytes);
+        self.keep(bytes);
         if self.kept.len() > 2 * KEPT_BYTES {
             self.kept.drain(..self.kept.len() - KEPT_BYTES);
         }
@@ -254,13 +272,16 @@ fn last_words(output: &Output) -> String {
     last_words_of(&output.stdout, &output.stderr)
 }
 
-/// The last lines of stderr, or of stdout where stderr is silent (`pg_upgrade` complains there).
+/// The last lines of stderr, or of stdout where stderr is silent (`pg_upgrade` complains there); before them the first that
+/// speaks of an error, from which the others may only follow.
 fn last_words_of(stdout: &str, stderr: &str) -> String {
     let said = if stderr.trim().is_empty() { stdout } else { stderr };
     let lines: Vec<&str> = said.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    match lines.len() {
-        0 => String::new(),
-        count => format!(": {}", lines[count.saturating_sub(SHOWN_LINES)..].join("\n")),
+    let (before, last) = lines.split_at(lines.len().saturating_sub(SHOWN_LINES));
+    let first = before.iter().find(|line| line.contains("ERROR:") || line.contains("error:"));
+    match last {
+        [] => String::new(),
+        last => format!(": {}", first.into_iter().chain(last).copied().collect::<Vec<_>>().join("\n")),
     }
 }
 
@@ -281,6 +302,16 @@ mod tests {
     async fn a_failing_program_is_reported_by_name_status_and_last_words_without_its_arguments() {
         let error = run(shell("echo out; echo 'no such thing' >&2; exit 3 # hunter2"), LONG).await.unwrap_err();
         assert_eq!(error.to_string(), "`sh` failed (exit status: 3): no such thing");
+    }
+
+    #[tokio::test]
+    async fn the_first_error_is_told_however_long_and_many_the_lines_after_it_are() {
+        let long = "i=0; while [ $i -lt 30000 ]; do printf 'public.table_%s, ' $i; i=$((i+1)); done";
+        let script = format!("exec >&2; echo 'dump: error: ERROR:  out of memory'; {long}; echo; seq 1 9; exit 1");
+        let error = run(shell(&script), LONG).await.unwrap_err().to_string();
+        assert_eq!(error, "`sh` failed (exit status: 1): dump: error: ERROR:  out of memory\n2\n3\n4\n5\n6\n7\n8\n9");
+        let error = run(shell(&format!("exec >&2; {long}; exit 1")), LONG).await.unwrap_err().to_string();
+        assert!(error.len() < KEPT_OF_A_LINE + 100 && error.contains("public.table_1, "), "{error}");
     }
 
     #[tokio::test]

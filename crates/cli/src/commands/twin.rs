@@ -23,6 +23,8 @@ use crate::{
 const FACTS_WINDOW: Duration = Duration::from_millis(500);
 /// What the newest twin told, beside its journal.
 const REPORT: &str = "report.json";
+/// What to type when a twin could not be made or looked at.
+const AGAIN: &str = "remove the cause, on the source where it is there, then `pgleap rehearse --twin` makes another";
 /// How much of a long text is shown.
 const SHOWN: usize = 100;
 /// How many changed plans are shown in full, and how many tables that lack statistics.
@@ -125,13 +127,14 @@ async fn look(
             Ok(twin::report(&Cx::standalone(world, journal), state, factor)?)
         }
         Outcome::Stopped => Err(CommandError::new(Exit::Stopped, "stopped on request").state(unchanged)),
+        // what steps say of the next command is of an upgrade's: of a twin nothing is left to resume
         Outcome::Unwound { cause } => {
-            let mut error = CommandError::from(cause).state(unchanged);
+            let mut error = CommandError::from(cause).state(unchanged).hint(AGAIN);
             error.exit = Exit::Blocker;
             Err(error)
         }
         Outcome::Blocked(failure) | Outcome::NeedsOperator(failure) => {
-            let mut error = CommandError::from(failure.error).state(unchanged);
+            let mut error = CommandError::from(failure.error).state(unchanged).hint(AGAIN);
             error.message = format!("`{}` failed: {}", failure.step, error.message);
             Err(error)
         }

@@ -155,8 +155,38 @@ async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("pg_upgrade --check refuses this upgrade") && told.contains("odd"), "{told}");
     assert!(told.contains("state: the source was read, and not changed; the twin is removed"), "{told}");
+    assert!(told.contains("then `pgleap rehearse --twin` makes another") && !told.contains("pgleap run"), "{told}");
     assert_eq!(twins(&scene), Vec::<PathBuf>::new());
     assert_eq!(traces(&scene).await, Vec::<String>::new());
+    scene.lab.destroy().await.unwrap();
+}
+
+/// pg_dump locks every table of a database in one transaction: more than these settings have room for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_twin_of_many_tables_has_room_for_all_their_locks() {
+    let scene = Scene::set("twinm", |spec| {
+        (spec.from, spec.to, spec.empty) = (16, 18, true);
+        spec.source_settings = [
+            ("fsync", "off"),
+            ("max_connections", "30"),
+            ("max_locks_per_transaction", "10"),
+            ("max_worker_processes", "8"),
+        ]
+        .map(|(name, value)| (name.into(), value.into()))
+        .into();
+    })
+    .await;
+    for schema in 0..80 {
+        let tables = format!(
+            "CREATE SCHEMA s{schema}; DO $$ BEGIN FOR n IN 1..50 LOOP
+             EXECUTE format('CREATE TABLE s{schema}.t%s (a int)', n); END LOOP; END $$"
+        );
+        sql(&scene, &tables).await;
+    }
+    let output = rehearse(&scene, &[]).output().await.unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("dumped and restored"), "{told}");
     scene.lab.destroy().await.unwrap();
 }
 

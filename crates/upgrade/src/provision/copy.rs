@@ -9,7 +9,7 @@ use pgleap_local::{Server, StopMode};
 use pgleap_saga::StepError;
 use tokio::time::Instant;
 
-use super::disposable::Disposable;
+use super::{disposable::Disposable, settings};
 use crate::{
     pg::{Cluster, Endpoint, Session, Side},
     world::{World, io_failure, local_failure},
@@ -18,6 +18,8 @@ use crate::{
 /// The port in the name of the private socket; nothing listens on it.
 const PORT: u16 = 5432;
 const APPEAR_BUDGET: Duration = Duration::from_secs(15);
+/// Of the copy under pg_upgrade: the default.
+const MAX_CONNECTIONS: u64 = 100;
 /// A copy may have to replay all the log of a base backup before it lets anybody in; this only ends what hangs.
 const START_BUDGET: Duration = Duration::from_secs(24 * 3600);
 /// A copy may have to replay all the log of a base backup before it can stop.
@@ -58,12 +60,19 @@ impl Copy {
     }
 
     /// Returns the server settings that keep the copy from acting, and from being reached.
-    fn quarantine(&self, world: &World) -> Result<Vec<(String, String)>, StepError> {
+    ///
+    /// What it is to have under pg_upgrade too, which starts it by itself, is in the file.
+    async fn quarantine(&self, world: &World) -> Result<Vec<(String, String)>, StepError> {
         let logs = world.places().logs();
         let (conf, hba) = (logs.join("copy.conf"), logs.join("copy_hba.conf"));
-        for (path, text) in
-            [(&conf, "# the copy takes its settings from its command line\n"), (&hba, "local all all trust\n")]
-        {
+        let mut text = "# the copy takes its other settings from its command line\n".to_owned();
+        let relations = settings::relations(&world.source, &world.config.source.database).await;
+        // pg_upgrade dumps as many databases at a time as there are processors
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if let Some(locks) = settings::locks(relations.iter().take(cores).sum(), MAX_CONNECTIONS) {
+            text.push_str(&format!("{} = {locks}\n", settings::LOCKS));
+        }
+        for (path, text) in [(&conf, text.as_str()), (&hba, "local all all trust\n")] {
             world.account.write_file(path, text, 0o600).map_err(|e| io_failure("write", path, e))?;
         }
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
@@ -94,7 +103,7 @@ impl Copy {
     /// # Errors
     /// Blocked, with the lines that its log got.
     pub async fn start_recovery(&self, world: &World, recovery: Vec<(String, String)>) -> Result<(), StepError> {
-        let mut settings = self.quarantine(world)?;
+        let mut settings = self.quarantine(world).await?;
         settings.extend(recovery);
         self.server.start_without_waiting(&settings).await.map_err(local_failure)?;
         // in its first moments a server cannot be told from one that has ended
@@ -111,7 +120,7 @@ impl Copy {
     /// Blocked, with the lines that its log got.
     pub async fn session(&self, world: &World, database: &str) -> Result<Session, StepError> {
         if self.server.running().is_none() {
-            self.server.start(&self.quarantine(world)?, START_BUDGET).await.map_err(local_failure)?;
+            self.server.start(&self.quarantine(world).await?, START_BUDGET).await.map_err(local_failure)?;
         }
         Ok(self.cluster.open(database, Duration::from_secs(60)).await?)
     }

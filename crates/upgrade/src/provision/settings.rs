@@ -1,6 +1,8 @@
 //! The target's settings: the source's, as far as the new major knows them, and what replication needs.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use crate::pg::{Cluster, PgError};
 
 /// A setting of the source that is not a default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +50,9 @@ fn not_carried(name: &str, value: &str) -> Option<&'static str> {
     })
 }
 
+/// How many locks each of `max_connections` may hold, on average.
+pub const LOCKS: &str = "max_locks_per_transaction";
+
 const NEEDED: [(&str, u64); 5] = [
     ("max_replication_slots", 10),
     ("max_wal_senders", 10),
@@ -55,6 +60,39 @@ const NEEDED: [(&str, u64); 5] = [
     ("max_worker_processes", 8),
     ("max_active_replication_origins", 10),
 ];
+
+const BUDGET: Duration = Duration::from_secs(60);
+const DATABASES: &str = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn";
+const RELATIONS: &str =
+    "SELECT pg_catalog.count(*) FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')";
+
+/// Returns how many tables, views and sequences each database of the source has, the most first: pg_dump locks all of one.
+///
+/// One that cannot be asked is left out: servers do start without it, and mostly it is not needed.
+pub async fn relations(source: &Cluster, database: &str) -> Vec<u64> {
+    let mut counts = Vec::new();
+    for name in names(source, database).await.unwrap_or_default() {
+        let count = async { source.open(&name, BUDGET).await?.query_one(RELATIONS, &[]).await };
+        if let Ok(row) = count.await {
+            counts.push(u64::try_from(row.get::<_, i64>(0)).unwrap_or_default());
+        }
+    }
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    counts
+}
+
+async fn names(source: &Cluster, database: &str) -> Result<Vec<String>, PgError> {
+    Ok(source.db(database).await?.query(DATABASES, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Returns the `max_locks_per_transaction` with which one transaction can lock so many relations; none if any default will do.
+///
+/// The table of locks has room for it times `max_connections`, and some more. Half of the oldest default is left to others.
+pub fn locks(relations: u64, connections: u64) -> Option<u64> {
+    let each = relations.div_ceil(connections.max(1)) + 32;
+    // from 19 on the default is 128: nothing is made less than that
+    (each > 64).then_some(each.max(128))
+}
 
 /// The target's configuration, and what was left out of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -67,12 +105,13 @@ pub struct Mapped {
 
 /// Returns the target's settings.
 ///
-/// `known` are the names that the target's major has; `databases` is how many subscriptions it must carry; `own` are
-/// the operator's, which win; paths of certificates that are relative to the source's data directory become absolute.
+/// `known` are the names that the target's major has; `databases` is how many subscriptions it must carry; `relations` is how
+/// many tables, views and sequences pg_dump has to lock at once; `own` are the operator's, which win; paths of certificates that are relative to the source's data directory become absolute.
 pub fn map(
     carried: &[Carried],
     known: &BTreeSet<String>,
     databases: u64,
+    relations: u64,
     port: u16,
     source_data_dir: &Path,
     own: &[(String, String)],
@@ -101,6 +140,13 @@ pub fn map(
             lines.push((name.to_owned(), value.to_string()));
         }
     }
+    let own_value = |name: &str| own.iter().rev().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
+    let connections = own_value("max_connections").or_else(|| value_of("max_connections"));
+    let connections = connections.and_then(|value| value.parse().ok()).unwrap_or(100);
+    let had = value_of(LOCKS).and_then(|value| value.parse().ok()).unwrap_or(0);
+    if let Some(wanted) = locks(relations, connections).filter(|wanted| *wanted > had) {
+        lines.push((LOCKS.to_owned(), wanted.to_string()));
+    }
     for (name, value) in
         [("wal_level", "logical"), ("max_slot_wal_keep_size", "-1"), ("idle_replication_slot_timeout", "0")]
     {
@@ -120,11 +166,20 @@ mod tests {
 
     fn mapped(carried: &[(&str, &str)], own: &[(&str, &str)]) -> Mapped {
         let carried: Vec<_> = carried.iter().map(|(n, v)| Carried { name: (*n).into(), value: (*v).into() }).collect();
-        let known =
-            ["work_mem", "max_wal_senders", "wal_level", "ssl_cert_file", "archive_mode", "port", "log_directory"];
+        let known = [
+            "work_mem",
+            "max_wal_senders",
+            "wal_level",
+            "ssl_cert_file",
+            "archive_mode",
+            "port",
+            "log_directory",
+            "max_connections",
+            LOCKS,
+        ];
         let known = known.iter().map(|name| (*name).to_owned()).collect();
         let own: Vec<_> = own.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        map(&carried, &known, 3, 5433, Path::new("/old"), &own)
+        map(&carried, &known, 3, 12_000, 5433, Path::new("/old"), &own)
     }
 
     #[test]
@@ -148,6 +203,26 @@ mod tests {
     fn replication_gets_what_it_needs_and_never_less_than_the_source_had() {
         assert!(mapped(&[("max_wal_senders", "3")], &[]).conf.contains("max_wal_senders = '12'"));
         assert!(mapped(&[("max_wal_senders", "50")], &[]).conf.contains("max_wal_senders = '50'"));
+    }
+
+    #[test]
+    fn one_transaction_can_lock_every_table_and_nothing_is_lowered() {
+        assert_eq!((locks(3200, 100), locks(3201, 100), locks(12_000, 30)), (None, Some(128), Some(432)));
+        let conf = |carried: &[(&str, &str)], own: &[(&str, &str)]| {
+            let conf = mapped(carried, own).conf;
+            conf.lines().filter(|line| line.starts_with(LOCKS)).map(str::to_owned).next_back()
+        };
+        assert_eq!(conf(&[("max_connections", "30")], &[]).as_deref(), Some("max_locks_per_transaction = '432'"));
+        assert_eq!(conf(&[("max_connections", "300")], &[]).as_deref(), Some("max_locks_per_transaction = '128'"));
+        assert_eq!(conf(&[("max_connections", "1000")], &[]), None);
+        assert_eq!(conf(&[], &[("max_connections", "20")]).as_deref(), Some("max_locks_per_transaction = '632'"));
+        let had = [("max_connections", "30"), (LOCKS, "500")];
+        assert_eq!(conf(&had, &[]).as_deref(), Some("max_locks_per_transaction = '500'"));
+        assert_eq!(
+            conf(&had[..1], &[(LOCKS, "70")]).as_deref(),
+            Some("max_locks_per_transaction = '70'"),
+            "it is theirs"
+        );
     }
 
     #[test]

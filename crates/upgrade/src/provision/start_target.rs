@@ -49,7 +49,7 @@ impl StartTarget {
         let world = cx.world;
         let server = InitTarget::server(world)?;
         let conf_path = server.data_dir.join("postgresql.conf");
-        let own = std::fs::read_to_string(&conf_path).map_err(|e| io_failure("read", &conf_path, e))?;
+        let kept = std::fs::read_to_string(&conf_path).map_err(|e| io_failure("read", &conf_path, e))?;
         let source = world.source.db(&world.config.source.database).await?;
         let rows = source.query(settings::READ, &[]).await?;
         let carried: Vec<_> =
@@ -66,16 +66,18 @@ impl StartTarget {
         known.extend(["port", "listen_addresses", "unix_socket_directories", "wal_level"].map(str::to_owned));
 
         let databases = cx.output::<PrepareDatabases>()?.databases.len() as u64;
-        let mapped =
-            settings::map(&carried, &known, databases, self.port, &source_data_dir, &world.config.target.settings);
+        let relations = settings::relations(&world.source, &world.config.source.database).await;
+        let relations = relations.first().copied().unwrap_or_default();
+        let own = &world.config.target.settings;
+        let mapped = settings::map(&carried, &known, databases, relations, self.port, &source_data_dir, own);
         for (name, why) in &mapped.left_out {
             note_left_out(cx, name, why);
         }
-        let own = own.split(HEADING).next().unwrap_or_default().trim_end().to_owned();
+        let kept = kept.split(HEADING).next().unwrap_or_default().trim_end().to_owned();
         let write = |name: &str, text: &str| {
             server.write_in_data_dir(name, text).map_err(|e| io_failure("write", &server.data_dir.join(name), e))
         };
-        write("postgresql.conf", &format!("{own}\n\n{HEADING}\n{}", mapped.conf))?;
+        write("postgresql.conf", &format!("{kept}\n\n{HEADING}\n{}", mapped.conf))?;
         write("pg_hba.conf", places.get(1))?;
         write("pg_ident.conf", places.get(2))
     }
