@@ -49,6 +49,7 @@ pub fn upgrade_plan(id: String, config: &Config) -> Plan<World> {
         .then(provision::StartTarget { port: target.port })
         .then(provision::ProveTarget)
         .then(provision::UpdateExtensions)
+        .then(Watched(provision::RebuildIndexes))
         .then(replicate::CreateSubscriptions)
         .then(replicate::AdvanceOrigins)
         .then(replicate::EnableSubscriptions)

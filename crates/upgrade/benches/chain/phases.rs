@@ -18,7 +18,8 @@ pub fn of(step: &str) -> &'static str {
         | "provision.upgrade_copy"
         | "provision.start_target"
         | "provision.prove_target"
-        | "provision.update_extensions" => "pg_upgrade",
+        | "provision.update_extensions"
+        | "provision.rebuild_indexes" => "pg_upgrade",
         "replicate.create_subscriptions"
         | "replicate.advance_origins"
         | "replicate.enable_subscriptions"

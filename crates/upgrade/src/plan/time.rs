@@ -101,6 +101,7 @@ const UPGRADE: &[&str] = &[
     "provision.start_target",
     "provision.prove_target",
     "provision.update_extensions",
+    "provision.rebuild_indexes",
     "replicate.create_subscriptions",
     "replicate.advance_origins",
     "replicate.enable_subscriptions",

@@ -6,7 +6,7 @@ use pgleap_local::Icu;
 
 use super::{
     Answer, Finding,
-    about::{About, Applied, Topic, blocker, warning},
+    about::{About, Applied, Topic, blocker, note, warning},
     finding::{counted, listed},
     source::Entered,
 };
@@ -69,7 +69,8 @@ pub(super) const ABOUT: About = About {
     why: "A new libc or ICU sorts otherwise, and an index that was built by the old order misses rows: duplicates get past a \
           unique index, and changes that are applied do not find their row. The copy has the same files, so it has the same \
           indexes. So it is with rows of a table partitioned by ranges of text: they stay where the old order put them, and are \
-          looked for elsewhere. Both servers run on one host and have one libc; each has the ICU that its packages were built with.",
+          looked for elsewhere. Both servers run on one host and have one libc; each has the ICU that its packages were built with. pgleap \
+          rebuilds such indexes on the target before changes are applied; the source's own are the operator's.",
     findings: &[
         blocker("collation.no_icu", Applied::ByHand("packages of this host are its administrator's.")),
         warning("collation.changed", Applied::ByHand("rebuilding indexes takes time and space.")),
@@ -77,7 +78,7 @@ pub(super) const ABOUT: About = About {
             "collation.moves_rows",
             Applied::ByHand("which rows are where they should not be has to be looked at."),
         ),
-        warning("collation.icu_differs", Applied::ByHand("rebuilding indexes takes time and space.")),
+        note("collation.icu_differs", Applied::ByHand("nothing has to be done.")),
     ],
 };
 
@@ -114,22 +115,15 @@ fn by_icu(database: &Entered, indexes: &[String], from: Option<Icu>, to: Option<
                 counted(indexes.len(), "index"),
                 listed(indexes)
             );
-            let remedy: Vec<_> = indexes.iter().map(|index| format!("REINDEX INDEX CONCURRENTLY {index};")).collect();
             Some(
-                Finding::warning("collation.icu_differs", message)
+                Finding::note("collation.icu_differs", message)
                     .because(
-                        "where the order is another, such an index misses rows, and changes are applied by these indexes; the target \
-                         warns of each collation whose version changed",
+                        "where the order is another, such an index misses rows, and changes are applied by these indexes: pgleap \
+                         rebuilds those whose collation has another version on the target, before it applies any",
                     )
                     .objects(indexes.iter().cloned())
                     .number("source_icu", from)
-                    .number("target_icu", to)
-                    .fix(format!(
-                        "\\c {}\n{}\n-- on the target, as soon as it is in sync; then `pgleap verify`, as changes were applied by these \
-                         indexes until then",
-                        ident::quote(name),
-                        remedy.join("\n")
-                    )),
+                    .number("target_icu", to),
             )
         }
         _ => None,

@@ -142,6 +142,7 @@ pub fn plan(id: String, config: &Config, wishes: &Wishes) -> Plan<World> {
         .then(provision::UpgradeCopy { major: target.version, transfer: config.provider.transfer })
         .then(provision::StartTarget { port: target.port })
         .then(provision::UpdateExtensions)
+        .then(provision::RebuildIndexes)
         .then(replicate::Analyze)
         .then(CompareStatistics)
         .then(ExplainAfter)

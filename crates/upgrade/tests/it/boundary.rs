@@ -233,6 +233,7 @@ fn plan(world: &World, edge: &Arc<Edge>, off: Off) -> Plan<World> {
         .then(provision::StartTarget { port: target.port })
         .then(provision::ProveTarget)
         .then(provision::UpdateExtensions)
+        .then(provision::RebuildIndexes)
         .then(replicate::CreateSubscriptions)
         .then(replicate::AdvanceOrigins)
         .then(replicate::EnableSubscriptions)

@@ -91,6 +91,7 @@ fn plan(world: &World) -> Plan<World> {
         .then(Thorough(provision::StartTarget { port: target.port }, Allows::All))
         .then(Thorough(provision::ProveTarget, Allows::Again))
         .then(Thorough(provision::UpdateExtensions, Allows::Again))
+        .then(Thorough(provision::RebuildIndexes, Allows::Again))
         .then(Thorough(replicate::CreateSubscriptions, Allows::Unseen))
         .then(Thorough(replicate::AdvanceOrigins, Allows::Again))
         .then(Thorough(replicate::EnableSubscriptions, Allows::All))
