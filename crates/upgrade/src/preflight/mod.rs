@@ -72,6 +72,7 @@ mod superuser_clients;
 pub(crate) mod table_owners;
 mod tablespaces;
 mod target_port;
+mod transaction_ids;
 mod unlogged_tables;
 mod version_cluster;
 mod version_database;
@@ -178,6 +179,7 @@ const OF_DATABASE: &[(&About, OfDatabase)] = &[
     (&sequences::ABOUT, |d| Box::pin(sequences::check(d))),
     (&session_state::ABOUT, |d| Box::pin(session_state::check(d))),
     (&table_owners::ABOUT, |d| Box::pin(table_owners::check(d))),
+    (&transaction_ids::ABOUT, |d| Box::pin(transaction_ids::check(d))),
     (&unlogged_tables::ABOUT, |d| Box::pin(unlogged_tables::check(d))),
     (&version_database::ABOUT, |d| Box::pin(version_database::check(d))),
     (&version_expressions::ABOUT, |d| Box::pin(version_expressions::check(d))),

@@ -24,11 +24,11 @@ pub(super) const ABOUT: About = About {
 const BUDGET: Duration = Duration::from_secs(5);
 
 pub(super) async fn check(world: &World, source: &Source) -> Answer {
-    // that there are no programs is a finding of its own; an adopted standby is no backup, and a standby is no source
+    // no programs, and a role that may do less, are findings of their own; an adopted standby is no backup, a standby no source
     let Some(programs) = source.programs.target.as_ref().filter(|programs| programs.tool("psql").is_file()) else {
         return Ok(Vec::new());
     };
-    if world.config.provider.standby.is_some() || source.in_recovery {
+    if world.config.provider.standby.is_some() || source.in_recovery || !source.is_superuser {
         return Ok(Vec::new());
     }
     let endpoint = &world.source.endpoint;

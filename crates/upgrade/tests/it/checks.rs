@@ -229,6 +229,21 @@ const CASES: &[Case] = &[
         ..ANY
     },
     Case {
+        id: "transaction_id.kept",
+        severity: Warning,
+        sql: &[
+            "CREATE TABLE outbox (id int PRIMARY KEY, at bigint DEFAULT txid_current(), \"By\" xid8, note text DEFAULT 'txid_current')",
+            "CREATE FUNCTION stamped() RETURNS trigger LANGUAGE plpgsql AS \
+             'BEGIN NEW.b := pg_current_wal_lsn()::text; RETURN NEW; END'; CREATE TABLE stamps (a int PRIMARY KEY, b text); \
+             CREATE TRIGGER stamp BEFORE INSERT ON stamps FOR EACH ROW EXECUTE FUNCTION stamped()",
+        ],
+        says: &[
+            "3 places of database `app` keep transaction ids or WAL positions: `public.outbox.\"By\"`, `public.outbox.at`, \
+             `public.stamps by public.stamped()`",
+        ],
+        ..ANY
+    },
+    Case {
         id: "follower.logical",
         severity: Warning,
         sql: &["SELECT pg_create_logical_replication_slot('debezium', 'pgoutput')"],
