@@ -19,6 +19,9 @@ use crate::{
 };
 
 pub(super) async fn run(args: &args::Plan, site: &Site, out: Out) -> Result<Exit, CommandError> {
+    // what is wrong with the command line is said before anybody is asked
+    let form = args.runbook.as_deref().map(planning::runbook_form).transpose()?;
+    let pinned = args.method.as_deref().map(method).transpose()?;
     let journal = site.read()?;
     let facts = match (&args.facts, args.steps) {
         (_, true) => None,
@@ -36,7 +39,7 @@ pub(super) async fn run(args: &args::Plan, site: &Site, out: Out) -> Result<Exit
         history: &history::read(&site.history()),
         prices: &prices,
         rehearsal: journal.as_ref().and_then(|journal| rehearse::told(journal, config.route.capabilities())),
-        pinned: args.method.as_deref().map(method).transpose()?,
+        pinned,
         journal: journal.as_ref().map(|journal| journal.plans()).transpose()?.unwrap_or_default(),
     });
     match (out.is_json(), args.steps) {
@@ -44,8 +47,8 @@ pub(super) async fn run(args: &args::Plan, site: &Site, out: Out) -> Result<Exit
         (false, true) => out.data(&planning::steps_only(&dossier, out.data_paint())),
         (false, false) => out.data(&planning::render(&dossier, out.data_paint())),
     }
-    if let Some(path) = &args.runbook {
-        planning::write_runbook(&dossier, args.begin, path)?;
+    if let Some((form, path)) = form.zip(args.runbook.as_deref()) {
+        planning::write_runbook(&dossier, args.begin, form, path)?;
         out.say(&format!("wrote `{}`", path.display()));
     }
     let possible = dossier.decision.as_ref().is_none_or(|decision| decision.recommended.is_some());
@@ -85,7 +88,7 @@ async fn ask(args: &args::Plan, site: &Site, out: Out) -> Result<(Facts, Vec<Sav
     let (report, facts) = join(preflight::check(&world), plan::collect(&world, window)).await;
     let facts = facts.map_err(|error| {
         let blocker = report.blockers().next();
-        let asked = CommandError::of(Exit::Blocker, &error);
+        let asked = CommandError::of(Exit::Usage, &error);
         let asked = blocker.map_or(asked.clone(), |finding| asked.because(finding.message.clone()));
         asked.state("nothing was changed").hint(
             "`pgleap check` says what is in the way; `pgleap plan --facts FILE` plans from what was saved, \

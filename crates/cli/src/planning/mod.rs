@@ -7,5 +7,5 @@ mod runbook;
 mod terminal;
 
 pub use dossier::{Dossier, Inputs, basis};
-pub use runbook::write as write_runbook;
+pub use runbook::{form as runbook_form, write as write_runbook};
 pub use terminal::{interval, render, steps_only};

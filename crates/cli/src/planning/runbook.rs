@@ -13,22 +13,38 @@ use super::{
 };
 use crate::{errors::CommandError, exit::Exit};
 
-/// Writes the document; the end of its name says whether as Markdown or as HTML.
+/// How the document is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As Markdown.
+    Markdown,
+    /// As a page.
+    Html,
+}
+
+/// Returns what the end of its name says.
 ///
 /// # Errors
-/// If the name ends otherwise, or the file cannot be written.
-pub fn write(dossier: &Dossier, begin: Option<Date>, path: &Path) -> Result<(), CommandError> {
+/// If it says neither.
+pub fn form(path: &Path) -> Result<Form, CommandError> {
+    match path.extension().and_then(|end| end.to_str()) {
+        Some("md") => Ok(Form::Markdown),
+        Some("html") => Ok(Form::Html),
+        _ => Err(CommandError::new(Exit::Usage, format!("`{}` ends neither in .md nor in .html", path.display()))
+            .state("nothing was contacted")
+            .hint("name the runbook `runbook.md` or `runbook.html`")),
+    }
+}
+
+/// Writes the document.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write(dossier: &Dossier, begin: Option<Date>, form: Form, path: &Path) -> Result<(), CommandError> {
     let document = document(dossier, begin);
-    let text = match path.extension().and_then(|end| end.to_str()) {
-        Some("md") => document.markdown(),
-        Some("html") => document.html(),
-        _ => {
-            return Err(CommandError::new(
-                Exit::Usage,
-                format!("`{}` ends neither in .md nor in .html", path.display()),
-            )
-            .hint("name the runbook `runbook.md` or `runbook.html`"));
-        }
+    let text = match form {
+        Form::Markdown => document.markdown(),
+        Form::Html => document.html(),
     };
     std::fs::write(path, text).map_err(|error| {
         CommandError::new(Exit::Unexpected, format!("cannot write the runbook `{}`", path.display()))
