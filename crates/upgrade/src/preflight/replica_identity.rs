@@ -28,8 +28,10 @@ struct Table {
     name: String,
     /// `pg_class.relreplident`: d, n, f or i.
     identity: String,
-    /// It has a primary key, but a deferrable one, which identifies nothing.
-    deferrable_key: bool,
+    /// The columns of its primary key, if that is a deferrable one, which identifies nothing.
+    deferrable_key: Option<String>,
+    /// A name for an index of it, quoted where needed.
+    new_index: String,
     /// A unique index that would do.
     usable_index: Option<String>,
     /// Columns whose type has no equality.
@@ -100,6 +102,7 @@ pub(super) async fn check(database: &Entered) -> Answer {
         name: row.get("table_name"),
         identity: row.get("identity"),
         deferrable_key: row.get("deferrable_key"),
+        new_index: row.get("new_index"),
         usable_index: row.get("usable_index"),
         incomparable: row.get("incomparable"),
         generated: row.get("generated"),
@@ -156,7 +159,7 @@ fn dear(database: &str, tables: &[Table]) -> Option<Finding> {
     );
     let remedy = tables.iter().map(|table| match &table.usable_index {
         Some(index) => format!("ALTER TABLE {} REPLICA IDENTITY USING INDEX {};", table.name, ident::quote(index)),
-        None => format!("ALTER TABLE {} ADD PRIMARY KEY (…);", table.name),
+        None => key(table, "rows are found by it"),
     });
     Some(
         Finding::warning("replica_identity.full_scans", message)
@@ -194,7 +197,7 @@ fn judge(database: &str, tables: &[Table]) -> Vec<Finding> {
         let count = tables.len();
         let message =
             format!("{} of database `{database}` {} {what}: {}", counted(count, "table"), has(count), listed(&names));
-        let cause = match tables.iter().filter(|table| table.deferrable_key).count() {
+        let cause = match tables.iter().filter(|table| table.deferrable_key.is_some()).count() {
             0 => cause.to_owned(),
             n => format!("{cause}; the primary key of {n} of them is deferrable and identifies nothing"),
         };
@@ -226,6 +229,18 @@ fn fix(database: &str, table: &Table) -> Option<Fix> {
     })
 }
 
+/// Gives a table what identifies its rows: a primary key, or beside one that is deferrable an index that is not.
+fn key(table: &Table, why: &str) -> String {
+    let Table { name, new_index, .. } = table;
+    match &table.deferrable_key {
+        None => format!("ALTER TABLE {name} ADD PRIMARY KEY (…);  -- {why}"),
+        Some(columns) => format!(
+            "CREATE UNIQUE INDEX CONCURRENTLY {new_index} ON {name} ({columns});  -- its primary key is deferrable\n\
+             ALTER TABLE {name} REPLICA IDENTITY USING INDEX {new_index};  -- {why}"
+        ),
+    }
+}
+
 fn remedy(database: &str, table: &Table) -> String {
     fix(database, table).map_or_else(
         || {
@@ -233,7 +248,7 @@ fn remedy(database: &str, table: &Table) -> String {
                 [] => "FULL would hold a generated column".to_owned(),
                 columns => format!("{} cannot be compared", columns.join(", ")),
             };
-            format!("ALTER TABLE {} ADD PRIMARY KEY (…);  -- {why}", table.name)
+            key(table, &why)
         },
         |fix| match (&fix, &table.price) {
             (Fix::ReplicaIdentity { index: None, .. }, Some(price)) => format!("{}  -- {}", fix.sql(), price.words()),
@@ -268,6 +283,12 @@ mod tests {
         assert_eq!(remedy("app", &table("s.a", "d")), "ALTER TABLE s.a REPLICA IDENTITY FULL;");
         let json = Table { incomparable: vec!["j json".into()], ..table("s.a", "d") };
         assert!(remedy("app", &json).contains("PRIMARY KEY") && fix("app", &json).is_none());
+        let deferrable = Table { deferrable_key: Some("a, \"B\"".into()), new_index: "a_identity".into(), ..json };
+        assert_eq!(
+            remedy("app", &deferrable),
+            "CREATE UNIQUE INDEX CONCURRENTLY a_identity ON s.a (a, \"B\");  -- its primary key is deferrable\n\
+             ALTER TABLE s.a REPLICA IDENTITY USING INDEX a_identity;  -- j json cannot be compared"
+        );
         let generated = Table { generated: true, ..table("s.a", "d") };
         assert!(remedy("app", &generated).contains("generated") && fix("app", &generated).is_none());
     }

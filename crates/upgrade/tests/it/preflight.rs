@@ -286,6 +286,8 @@ const BAD_TABLES: &[&str] = &[
     "CREATE TABLE \"Odd\".\"No Key\" (a int)",
     "CREATE TABLE with_unique (a int NOT NULL UNIQUE, b int UNIQUE, c int)",
     "CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE)",
+    "CREATE TABLE deferred_full (b int, \"A\" int, j json, PRIMARY KEY (\"A\", b) DEFERRABLE); \
+     ALTER TABLE deferred_full REPLICA IDENTITY FULL",
     "CREATE TABLE nothing (a int PRIMARY KEY); ALTER TABLE nothing REPLICA IDENTITY NOTHING",
     "CREATE TABLE keyless_json (a int, j json)",
     "CREATE TABLE parted_bad (a int) PARTITION BY RANGE (a); \
@@ -447,7 +449,10 @@ fn assert_everything_was_found(report: &Report, bed: &Bed, major: u16) {
         "replica_identity.no_equality",
         Blocker,
         &[
-            "3 tables",
+            "4 tables",
+            "the primary key of 1 of them is deferrable",
+            "CREATE UNIQUE INDEX CONCURRENTLY deferred_f_identity_",
+            "ON public.deferred_full (\"A\", b);  -- its primary key is deferrable\nALTER TABLE public.deferred_full REPLICA",
             "public.full_array (x xml[])",
             "public.full_domain (d public.area)",
             "public.full_row (r public.spot)",

@@ -1,8 +1,8 @@
 -- Lists tables that FOR ALL TABLES would publish and whose UPDATE or DELETE could not be replicated, or only by comparing rows.
 -- Runs on: source, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
--- Columns: table_name text, identity text (pg_class.relreplident), deferrable_key bool, usable_index text,
+-- Columns: table_name text, identity text (pg_class.relreplident), deferrable_key text (its columns), usable_index text,
 --          incomparable text[] (columns and their types), generated bool (it has stored generated columns), oid oid,
---          searchable bool (an index that 16 and later find rows by under FULL)
+--          searchable bool (an index that 16 and later find rows by under FULL), new_index text (a name for one)
 -- Partitioned tables are left out: what counts is the partition that a row is in.
 WITH RECURSIVE keys AS (
     -- Only indexes that are valid and checked at once identify rows (RelationGetIndexList).
@@ -57,7 +57,14 @@ WITH RECURSIVE keys AS (
 )
 SELECT pg_catalog.format('%I.%I', n.nspname, u.relname) AS table_name,
        u.relreplident::text AS identity,
-       u.deferrable_primary AS deferrable_key,
+       CASE WHEN u.deferrable_primary THEN
+           (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', '
+                                         ORDER BY pg_catalog.array_position(i.indkey::int2[], a.attnum))
+              FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid
+             WHERE i.indrelid = u.oid AND i.indisprimary AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+       END AS deferrable_key,
+       -- names have 63 bytes, and letters up to 4
+       pg_catalog.quote_ident(pg_catalog.left(u.relname::text, 10) || '_identity_' || u.oid) AS new_index,
        (SELECT ic.relname::text
           FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS ic ON ic.oid = i.indexrelid
          WHERE i.indrelid = u.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
