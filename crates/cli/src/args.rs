@@ -112,7 +112,7 @@ pub struct Check {
     #[arg(long, conflicts_with_all = ["explain", "fix", "undo"])]
     pub watch: bool,
     /// Seconds between the looks of `--watch`
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "watch", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub every: u32,
 }
 
@@ -200,6 +200,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(read).map_err(|_| bad())
 }
 
+/// Nothing differs by less than a factor of 1 from itself.
+fn factor(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|n: &f64| n.is_finite() && *n > 1.0)
+        .ok_or_else(|| "it must be a number above 1".to_owned())
+}
+
 /// `pgleap plan`
 #[derive(Debug, Args)]
 pub struct Plan {
@@ -256,7 +264,7 @@ pub struct Rehearse {
     #[arg(long, value_name = "FILE", requires = "twin")]
     pub statements: Option<PathBuf>,
     /// How far cost and rows of a plan may differ without being told
-    #[arg(long, default_value_t = 2.0, value_name = "N", requires = "twin")]
+    #[arg(long, default_value_t = 2.0, value_name = "N", requires = "twin", value_parser = factor)]
     pub factor: f64,
     /// How long indexes are checked with amcheck, in seconds
     #[arg(long, default_value_t = 60, value_name = "N", requires = "twin", value_parser = clap::value_parser!(u32).range(0..=86_400))]

@@ -150,14 +150,14 @@ fn conclude(
     let judged = judge(verb, outcome, plans, standing);
     let exit = judged.as_ref().map_or_else(|error| error.exit, |(exit, _)| *exit);
     if out.is_json() {
-        let (traffic, next) = (standing.traffic(), next(standing));
+        let (traffic, next) = (standing.traffic(), next_after(verb, standing));
         out.json(&Ended { schema: SCHEMA, ended: outcome, standing, traffic, next, exit_code: exit as u8 });
     }
     match judged {
         Ok((exit, headline)) => {
             let paint = out.paint();
             out.say(&format!("{headline}\n  {} {}", paint.bold("state:"), standing.traffic()));
-            out.say(&format!("  {}  {}", paint.bold("next:"), next(standing)));
+            out.say(&format!("  {}  {}", paint.bold("next:"), next_after(verb, standing)));
             Ok(exit)
         }
         // The object above holds all of it: only the words are left to say.
@@ -178,7 +178,7 @@ fn judge(
 ) -> Result<(Exit, String), CommandError> {
     let plan = plans.last();
     match outcome {
-        Outcome::Done if *verb == Verb::Fix => Ok((Exit::Done, "applied: `pgleap check` looks again".to_owned())),
+        Outcome::Done if *verb == Verb::Fix => Ok((Exit::Done, "applied".to_owned())),
         Outcome::Done => Ok((Exit::Done, headline(standing).to_owned())),
         Outcome::Unwound { .. } if *verb == Verb::Unfix => {
             Ok((Exit::Done, "taken back: the source has again what it had".to_owned()))
@@ -236,6 +236,14 @@ fn headline(standing: &Standing) -> &'static str {
     }
 }
 
+/// Returns what to type next after a command: a remedy may wait for a restart, and what was taken back is in the way again.
+fn next_after(verb: &Verb, standing: &Standing) -> &'static str {
+    match (verb, standing) {
+        (Verb::Fix | Verb::Unfix, Standing::Nothing) => "`pgleap check` says what is in the way now",
+        _ => next(standing),
+    }
+}
+
 /// Returns what to type next.
 pub fn next(standing: &Standing) -> &'static str {
     match standing {
@@ -260,6 +268,14 @@ mod tests {
     use pgleap_upgrade::pg::Side;
 
     use super::*;
+
+    #[test]
+    fn after_a_remedy_or_its_end_a_look_comes_before_a_run() {
+        assert_eq!(next_after(&Verb::Fix, &Standing::Nothing), "`pgleap check` says what is in the way now");
+        assert_eq!(next_after(&Verb::Unfix, &Standing::Nothing), "`pgleap check` says what is in the way now");
+        assert_eq!(next_after(&Verb::Unwind, &Standing::Nothing), next(&Standing::Nothing));
+        assert_eq!(next_after(&Verb::Fix, &Standing::InSync), next(&Standing::InSync));
+    }
 
     fn switchover(paused: bool) -> PlanState {
         let section = SectionState {

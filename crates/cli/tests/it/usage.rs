@@ -32,6 +32,20 @@ fn every_problem_of_a_configuration_is_reported_at_once() {
 }
 
 #[test]
+fn an_option_that_would_do_nothing_or_cannot_be_meant_is_refused() {
+    let bed = Bed::new();
+    for (arguments, said) in [
+        (&["rehearse", "--twin", "--factor", "0"][..], "it must be a number above 1"),
+        (&["rehearse", "--twin", "--factor", "1"], "it must be a number above 1"),
+        (&["rehearse", "--twin", "--factor", "nan"], "it must be a number above 1"),
+        (&["check", "--every", "5"], "--watch"),
+    ] {
+        let ended = bed.run(arguments);
+        assert!(ended.code == 2 && ended.stderr.contains(said), "{arguments:?}: {}", ended.all());
+    }
+}
+
+#[test]
 fn a_missing_configuration_is_one_clear_error() {
     let bed = Bed::new();
     let ended = bed.run(&["plan", "--steps", "--config", "elsewhere.toml"]);
