@@ -62,7 +62,9 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
     let id = format!("twin-{}", plans.len() + 1);
     let display = (!out.is_json()).then(|| Display::start(&events, out));
     let facts = plan::collect(&real, FACTS_WINDOW).await.ok();
-    let looked = look(&world, &journal, &events, &id, &wishes, args.factor).await;
+    let memory = facts.as_ref().and_then(|facts| facts.host?.memory_bytes);
+    let untold = twin::untold(&of.config, &real.source, memory).await.unwrap_or_default();
+    let looked = look(&world, &journal, &events, &id, &wishes, args.factor, untold).await;
     // nothing may keep the twin from being taken away
     let looked_at = journal.plans().ok().and_then(|plans| plans.into_iter().find(|plan| plan.id == id));
     let destroyed = destroy(&world, &journal, &events, &id, &wishes).await;
@@ -107,6 +109,7 @@ async fn look(
     id: &str,
     wishes: &Wishes,
     factor: f64,
+    untold: Vec<String>,
 ) -> Result<Report, CommandError> {
     let stop = StopSignal::new();
     let listening = interrupt::listen(stop.clone(), |_| {});
@@ -124,7 +127,7 @@ async fn look(
             let state = plans.iter().find(|plan| plan.id == id);
             let state =
                 state.ok_or_else(|| CommandError::new(Exit::Unexpected, "the twin's plan is not in its journal"))?;
-            Ok(twin::report(&Cx::standalone(world, journal), state, factor)?)
+            Ok(twin::report(&Cx::standalone(world, journal), state, &journal.records(0)?, factor, untold)?)
         }
         Outcome::Stopped => Err(CommandError::new(Exit::Stopped, "stopped on request").state(unchanged)),
         // what steps say of the next command is of an upgrade's: of a twin nothing is left to resume
@@ -175,9 +178,18 @@ fn render(report: &Report, paint: Paint) -> String {
         .map(|stage| format!("{} {}", stage.step, text::seconds(stage.seconds)))
         .collect();
     say("took", stages.join(", "));
+    let below = |lines: &[String]| lines.join("\n            ");
     say(
         "extensions",
-        if report.extensions.is_empty() { "none to update".to_owned() } else { report.extensions.join(", ") },
+        match (report.extensions.as_slice(), report.stay.as_slice()) {
+            ([], []) => "none to update".to_owned(),
+            (updated, []) => updated.join(", "),
+            (updated, stay) => {
+                let failed = paint.yellow(&format!("{} not updated", text::plural(stay.len(), "extension")));
+                let updated = std::iter::once(failed).chain(updated.iter().cloned()).collect::<Vec<_>>().join(", ");
+                format!("{updated}\n            {}", below(stay))
+            }
+        },
     );
     let checked = format!(
         "{} of {} checked with amcheck",
@@ -217,6 +229,9 @@ fn render(report: &Report, paint: Paint) -> String {
             ),
         },
     );
+    if !report.untold.is_empty() {
+        say("untold", below(&report.untold));
+    }
     if !report.unused.is_empty() {
         say("unused", format!("used before, by none of these now: {}", report.unused.join(", ")));
     }

@@ -96,6 +96,8 @@ async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_
     let scene = set("twin", 15).await;
     sql(&scene, "SELECT count(*) FROM pgbench_accounts WHERE aid = 17").await;
     sql(&scene, ANALYZED).await;
+    // it keeps the extension from being updated, which drops its own view
+    sql(&scene, "CREATE VIEW heaviest AS SELECT queryid, calls FROM pg_stat_statements").await;
     let output = rehearse(&scene, &["--format", "json"]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let twin = report(&output);
@@ -108,6 +110,8 @@ async fn a_twin_tells_what_the_upgrade_does_to_plans_indexes_and_schemas_and_is_
     assert!(!twin["unexplained"].to_string().contains("WHERE aid = $1"), "{twin:#}");
     assert_eq!(twin["broken"].as_array().unwrap().len(), 0, "{twin:#}");
     assert_eq!(twin["indexes"]["checked"], twin["indexes"]["all"]);
+    let stay = twin["stay"].to_string();
+    assert!(stay.contains("extension `pg_stat_statements`") && stay.contains("stays at 1.10: "), "{twin:#}");
     assert!(twin["indexes"]["all"].as_u64().unwrap() > 3);
     assert_eq!(twin["restore"].as_array().unwrap().len(), 0, "{twin:#}");
     let lacking = |table: &str, what: &[&str]| json!({"database": DATABASE, "table": table, "statistics": what});

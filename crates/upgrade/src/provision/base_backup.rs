@@ -83,15 +83,16 @@ fn progress(done: u64, total: u64, elapsed: Duration) -> Progress {
     #[expect(clippy::cast_precision_loss, reason = "bytes for a progress display")]
     let (done_f, total_f) = (done as f64, total.max(done) as f64);
     let rate = done_f / elapsed.as_secs_f64().max(0.001);
-    let left = (total_f - done_f) / rate.max(1.0);
+    let left = (total_f - done_f) / rate;
     Progress {
         text: "copying the source's files".to_owned(),
         done: Some(done),
         total: Some(total.max(done)),
         unit: "bytes",
-        rate_per_s: Some(rate),
+        // as long as nothing came, nothing was measured
+        rate_per_s: (done > 0).then_some(rate),
         // the log streamed beside it, and a busy disk, add to it
-        eta_s: Some((left, left * 1.5)),
+        eta_s: (done > 0).then_some((left, left * 1.5)),
         lag_bytes: None,
     }
 }
@@ -99,6 +100,13 @@ fn progress(done: u64, total: u64, elapsed: Duration) -> Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_foretold_until_something_came() {
+        let of = |done| progress(done, 4 << 30, Duration::from_secs(2));
+        assert_eq!((of(0).done, of(0).rate_per_s, of(0).eta_s), (Some(0), None, None));
+        assert_eq!(of(1 << 30).eta_s, Some((6.0, 9.0)));
+    }
 
     #[test]
     fn progress_lines_give_bytes_done_and_in_all() {

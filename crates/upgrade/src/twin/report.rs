@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use pgleap_saga::{PlanState, StepError, StepStatus};
+use pgleap_saga::{PlanState, Record, RecordKind, Step, StepError, StepStatus};
 use serde::{Deserialize, Serialize};
 
 use super::{
     CheckIndexes, Checked, CollectStatements, CompareStatistics, Difference, ExplainAfter, ExplainBefore, Lacking,
     QueryPlan, RestoreSchema, Statement, explain::Explained,
 };
-use crate::{provision::UpdateExtensions, world::Cx};
+use crate::{
+    provision::UpdateExtensions,
+    world::{Cx, World},
+};
 
 /// What a twin told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +24,12 @@ pub struct Report {
     pub stages: Vec<Stage>,
     /// Extensions that were updated, as `database.name old new`.
     pub extensions: Vec<String>,
+    /// Extensions that could not be updated, and why.
+    #[serde(default)]
+    pub stay: Vec<String>,
+    /// What a twin cannot tell, as it is not made as the target is.
+    #[serde(default)]
+    pub untold: Vec<String>,
     /// What amcheck said.
     pub indexes: Checked,
     /// Statistics that the source has and the upgraded copy lacks, by table.
@@ -117,7 +126,13 @@ fn compare(statements: &[Statement], before: Vec<Explained>, after: Vec<Explaine
 ///
 /// # Errors
 /// If a step has not come that far.
-pub fn report(cx: &Cx<'_>, plan: &PlanState, factor: f64) -> Result<Report, StepError> {
+pub fn report(
+    cx: &Cx<'_>,
+    plan: &PlanState,
+    records: &[Record],
+    factor: f64,
+    untold: Vec<String>,
+) -> Result<Report, StepError> {
     let collected = cx.output::<CollectStatements>()?;
     let (before, after) = (cx.output::<ExplainBefore>()?.0, cx.output::<ExplainAfter>()?.0);
     let compared = compare(&collected.statements, before, after, factor);
@@ -126,10 +141,17 @@ pub fn report(cx: &Cx<'_>, plan: &PlanState, factor: f64) -> Result<Report, Step
         let took = step.ended_at?.duration_since(step.started_at?);
         Some(Stage { step: step.name.clone(), seconds: took.as_secs_f64() })
     };
+    let is_of_extensions = |record: &&Record| {
+        let step = <UpdateExtensions as Step<World>>::NAME.0;
+        record.kind == RecordKind::Warning && record.plan == plan.id && record.step.as_deref() == Some(step)
+    };
+    let text = |record: &Record| Some(record.body.get("text")?.as_str()?.to_owned());
     Ok(Report {
         at: Timestamp::now(),
         stages: done.filter_map(stage).collect(),
         extensions: cx.output::<UpdateExtensions>()?,
+        stay: records.iter().filter(is_of_extensions).filter_map(text).collect(),
+        untold,
         indexes: cx.output::<CheckIndexes>()?,
         statistics: cx.output::<CompareStatistics>()?,
         restore: cx.output::<RestoreSchema>()?.wrong,
