@@ -21,7 +21,9 @@ const ROLES: &str = "
                                 CASE WHEN r.rolcreatedb THEN 'CREATEDB' END, CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
                                 CASE WHEN r.rolinherit THEN 'INHERIT' END, CASE WHEN r.rolreplication THEN 'REPLICATION' END,
                                 CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
-                                'CONNECTION LIMIT ' || r.rolconnlimit, 'VALID UNTIL ' || r.rolvaliduntil),
+                                'CONNECTION LIMIT ' || r.rolconnlimit, 'VALID UNTIL ' || coalesce(
+                                    pg_catalog.to_char(r.rolvaliduntil AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
+                                    CASE WHEN r.rolvaliduntil IS NOT NULL THEN 'infinity' END)),
            {password},
            ARRAY(SELECT DISTINCT g.rolname::text FROM pg_catalog.pg_auth_members AS m
                    JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid WHERE m.member = r.oid ORDER BY 1)
