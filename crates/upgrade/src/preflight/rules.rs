@@ -41,6 +41,9 @@ pub(super) struct Rule {
     pub sql: Option<String>,
     /// A statement for the object ids of types that no stored column may have.
     pub types: Option<String>,
+    /// Only columns of tables whose changes are streamed are concerned.
+    #[serde(default)]
+    pub streamed: bool,
     /// Settings that are gone.
     #[serde(default)]
     pub settings: Vec<String>,
@@ -244,6 +247,7 @@ mod tests {
             assert_eq!(ways, 1, "{id}");
             assert_eq!(asked, !rule.noun.is_empty() && !rule.text.is_empty(), "{id}");
             assert!(!rule.cluster || rule.sql.is_some(), "{id}");
+            assert!(!rule.streamed || rule.types.is_some(), "{id}");
             assert!(rule.since.is_none_or(|since| (14..=19).contains(&since)), "{id}: no pair crosses it");
             assert!(!rule.text.ends_with('.') && !rule.why.ends_with('.'), "{id}");
             let by_major = rule.since.is_some_and(|since| !rule.source.contains(&since.to_string()));

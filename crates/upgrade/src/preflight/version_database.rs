@@ -10,12 +10,18 @@ use crate::pg::PgError;
 
 const OF_TYPES: &str = include_str!("sql/list_columns_of_types.sql");
 
+/// Whose columns have their types in files that pg_upgrade takes over.
+const STORED: &str = "c.relkind IN ('r', 'm', 'i') AND c.relpersistence <> 't'";
+
+/// Whose rows are sent to the target as text.
+const STREAMED: &str = "c.relkind = 'r' AND c.relpersistence = 'p'";
+
 pub(super) const ABOUT: About = About {
     check: "version_database",
     topic: Topic::Versions,
     reads: "types, operators, indexes, constraints and functions of each database against the rules between the two majors",
     why: "pg_upgrade refuses the whole cluster for one column of a type that it cannot carry over, and says so only after the \
-          copy is made. The rules are data, each with the release notes that say so: the last chapter of `docs/checks.md`.",
+          copy is made. A type whose values no server takes as text stops replication at the first of them. The rules are data, each with the release notes that say so: the last chapter of `docs/checks.md`.",
     findings: &[
         blocker("version.object_refused", Applied::ByHand("it changes the schema, which is the application's.")),
         warning("version.object_changes", Applied::ByHand("it changes the schema, which is the application's.")),
@@ -38,7 +44,11 @@ pub(super) async fn check(database: &Entered) -> Answer {
 async fn look(rule: &Rule, database: &Entered) -> Result<Vec<Found>, PgError> {
     let rows = match (&rule.sql, &rule.types) {
         (Some(sql), _) => database.session.query(sql, &[]).await?,
-        (None, Some(types)) => database.session.query(&OF_TYPES.replace("{types}", types), &[]).await?,
+        (None, Some(types)) => {
+            let relations = if rule.streamed { STREAMED } else { STORED };
+            let sql = OF_TYPES.replace("{types}", types).replace("{relations}", relations);
+            database.session.query(&sql, &[]).await?
+        }
         (None, None) => return Ok(Vec::new()),
     };
     Ok(rows.iter().map(|row| Found { name: row.get("name"), fix: row.get("fix") }).collect())

@@ -39,6 +39,14 @@ const BAD: &[Bad] = &[
         13..=15,
         "CREATE TYPE grant_of AS (a aclitem);; CREATE TABLE grants (a int PRIMARY KEY, g grant_of)",
     ),
+    bad(
+        "types_without_input",
+        13..=18,
+        "CREATE TABLE trees (a int PRIMARY KEY, n pg_node_tree, g gtsvector);; CREATE DOMAIN deps AS pg_dependencies;; \
+         CREATE TYPE stats AS (d deps[], n int);; CREATE TABLE kept_stats (a int PRIMARY KEY, s stats);; \
+         CREATE UNLOGGED TABLE unlogged_trees (n pg_node_tree);; CREATE MATERIALIZED VIEW old_trees AS SELECT n FROM unlogged_trees;; \
+         CREATE TABLE texts (v tsvector PRIMARY KEY);; CREATE INDEX ON texts USING gist (v)",
+    ),
     bad("encoding_conversions", 13..=13, "CREATE CONVERSION mine FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8"),
     bad("postfix_operators", 13..=13, "CREATE OPERATOR #! (LEFTARG = int, FUNCTION = int4um)"),
     bad(
@@ -347,6 +355,8 @@ async fn rules_find_what_they_are_about(major: u16) {
         "type pg_catalog.span",
     ];
     assert_eq!(found_by(&report, "objects_in_pg_catalog").objects, made);
+    let made = ["public.kept_stats.s", "public.trees.g", "public.trees.n"];
+    assert_eq!(found_by(&report, "types_without_input").objects, made);
     if major >= 17 {
         let made = [
             "constraint letters_t_check of public.letters",

@@ -1,6 +1,6 @@
 -- Lists stored columns of the given types, or of types made of them: arrays, domains, ranges, rows.
 -- Runs on: source, 13 and later.  Role: any that can read pg_catalog.  Locks: none on tables.  Writes: no.
--- What is filled in is a statement for the types' object ids, out of rules/versions.toml.
+-- What is filled in: a statement for the types' object ids, out of rules/versions.toml, and a condition on what has the column.
 -- Columns: name text, fix text
 WITH RECURSIVE made (part, whole) AS MATERIALIZED (
     -- gathered once: looked up for each type concerned, this would grow with the product of types and columns
@@ -25,6 +25,6 @@ SELECT pg_catalog.format('%I.%I.%I', n.nspname, c.relname, a.attname) AS name,
   FROM pg_catalog.pg_attribute AS a
   JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
   JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
- WHERE a.atttypid IN (SELECT oid FROM concerned) AND NOT a.attisdropped AND c.relkind IN ('r', 'm', 'i')
-   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND c.relpersistence <> 't'
+ WHERE a.atttypid IN (SELECT oid FROM concerned) AND NOT a.attisdropped AND {relations}
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
  ORDER BY 1
