@@ -1,7 +1,7 @@
 //! Whether the target's installation has the source's extensions, and can bring each to its own version.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,7 @@ use super::{
 use crate::pg::{PgError, ident};
 
 const COLUMNS: &str = include_str!("sql/list_columns_of_extensions.sql");
+const USERS: &str = include_str!("sql/list_users_of_members.sql");
 
 const INSTALLED: &str = "SELECT extname::text, extversion FROM pg_catalog.pg_extension ORDER BY 1";
 
@@ -43,6 +44,10 @@ pub(super) const ABOUT: About = About {
           target twice over: stored, by the copy, and as text, by the stream; both have to mean the same to the other version.",
     findings: &[
         warning("extension.not_on_target", Applied::ByHand("packages of this host are its administrator's.")),
+        warning(
+            "extension.kept_back",
+            Applied::ByHand("it is done on the target, with views that are the application's."),
+        ),
         warning("extension.no_update_path", Applied::ByHand("packages of this host are its administrator's.")),
         note("extension.older", Applied::ByHand("`pgleap run` does it on the target.")),
         note("extension.types_differ", Applied::ByHand("rows are compared once the target is in sync.")),
@@ -58,6 +63,7 @@ pub(super) async fn check(database: &Entered) -> Answer {
     let places = places(path.as_deref(), &share);
     let rows = database.session.query(INSTALLED, &[]).await?;
     let (mut absent, mut stuck, mut older, mut differing) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+    let mut dropped = Vec::new();
     for row in &rows {
         let (name, version): (&str, &str) = (row.get(0), row.get(1));
         let Some(offered) = Offered::find(name, &places, &share) else {
@@ -69,15 +75,18 @@ pub(super) async fn check(database: &Entered) -> Answer {
             continue;
         }
         differing.insert(name.to_owned(), step.clone());
-        if offered.path_from(version) {
-            older.push((step, format!("ALTER EXTENSION {} UPDATE;", ident::quote(name))));
+        if let Some(path) = offered.path_from(version) {
+            dropped.extend(offered.drops(name, &path).into_iter().map(|member| (name.to_owned(), member)));
+            older.push((name.to_owned(), step));
         } else {
             let by = offered.updatable_from().into_iter().map(str::to_owned).collect();
             stuck.push(Stuck { name: name.to_owned(), step, by, next: None });
         }
     }
     lead_on(database, &mut stuck).await?;
+    let kept_back = kept_back(database, &dropped, &mut older).await?;
     let mut findings = findings(database, &absent, &stuck, older);
+    findings.extend(kept_back);
     findings.extend(types(database, &differing).await?);
     Ok(findings)
 }
@@ -114,6 +123,55 @@ async fn types(database: &Entered, differing: &BTreeMap<String, String>) -> Resu
             .number("columns", rows.len())
             .objects(rows.iter().map(|row| row.get::<_, String>(1)))
             .fix("pgleap verify  # before the switchover: every row is compared by its text"),
+    ))
+}
+
+/// Returns the statement that brings an extension to the version of its installation.
+fn update(name: &str) -> String {
+    format!("ALTER EXTENSION {} UPDATE;", ident::quote(name))
+}
+
+/// Extensions whose update would drop what something else uses; they are taken out of `older`.
+async fn kept_back(
+    database: &Entered,
+    dropped: &[(String, String)],
+    older: &mut Vec<(String, String)>,
+) -> Result<Option<Finding>, PgError> {
+    if dropped.is_empty() {
+        return Ok(None);
+    }
+    let (names, members): (Vec<_>, Vec<_>) = dropped.iter().map(|(name, member)| (&**name, &**member)).unzip();
+    let rows = database.session.query(USERS, &[&names, &members]).await?;
+    let users: Vec<(&str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    if users.is_empty() {
+        return Ok(None);
+    }
+    let (kept, free) =
+        std::mem::take(older).into_iter().partition(|(name, _)| users.iter().any(|(user, _)| user == name));
+    *older = free;
+    let kept: BTreeMap<String, String> = kept.into_iter().collect();
+    let each: Vec<_> = users.iter().map(|(name, user)| format!("{user}, {}", kept[*name])).collect();
+    let message = format!(
+        "{} of database `{}` would have to be dropped for an update of extensions: {}",
+        counted(users.len(), "object"),
+        database.name,
+        listed(&each)
+    );
+    let of_rows = |column: usize| rows.iter().filter_map(move |row| row.get::<_, Option<String>>(column));
+    let other = rows.iter().filter(|row| row.get::<_, Option<&str>>(2).is_none()).map(|row| row.get::<_, &str>(1));
+    let lines = std::iter::once(format!("-- on the target\n\\c {}\nBEGIN;", ident::quote(&database.name)))
+        .chain(other.map(|user| format!("-- drop {user}, and make it again below")))
+        .chain(of_rows(2))
+        .chain(kept.keys().map(|name| update(name)))
+        .chain(of_rows(3))
+        .chain(["COMMIT;".to_owned()]);
+    Ok(Some(
+        Finding::warning("extension.kept_back", message)
+            .because(
+                "the update drops what they use and makes it anew, so it fails: the extension stays in its old version",
+            )
+            .objects(users.iter().map(|(_, user)| *user))
+            .fix(lines.collect::<Vec<_>>().join("\n")),
     ))
 }
 
@@ -207,7 +265,8 @@ fn findings(
     }
     if !older.is_empty() {
         let count = older.len();
-        let (steps, statements): (Vec<_>, Vec<_>) = older.into_iter().unzip();
+        let (names, steps): (Vec<_>, Vec<_>) = older.into_iter().unzip();
+        let statements: Vec<_> = names.iter().map(|name| update(name)).collect();
         let message = format!(
             "{} of database `{name}` {} a newer version in PostgreSQL {to}: {}",
             counted(count, "extension"),
@@ -275,8 +334,10 @@ fn places(path: Option<&str>, share: &Path) -> Vec<PathBuf> {
 struct Offered {
     /// The version that it would be made in.
     version: String,
-    /// Scripts that lead from one version to another.
-    scripts: HashSet<(String, String)>,
+    /// Scripts that lead from one version to another, in order.
+    scripts: BTreeSet<(String, String)>,
+    /// Where they are.
+    place: PathBuf,
 }
 
 impl Offered {
@@ -284,28 +345,40 @@ impl Offered {
         let control = format!("{name}.control");
         let place = places.iter().find(|place| place.join(&control).is_file())?;
         let text = std::fs::read_to_string(place.join(control)).ok()?;
-        let scripts = value(&text, "directory").map_or_else(|| place.clone(), |directory| share.join(directory));
-        let names = std::fs::read_dir(scripts).into_iter().flatten().flatten();
+        let place = value(&text, "directory").map_or_else(|| place.clone(), |directory| share.join(directory));
+        let names = std::fs::read_dir(&place).into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
         let scripts = names.filter_map(|file| update_of(name, &file)).collect();
-        Some(Self { version: value(&text, "default_version")?, scripts })
+        Some(Self { version: value(&text, "default_version")?, scripts, place })
     }
 
-    /// Whether scripts lead from `version` to its own, by however many others.
-    fn path_from(&self, version: &str) -> bool {
+    /// Returns the fewest scripts that lead from `version` to its own; `None` if none do.
+    fn path_from(&self, version: &str) -> Option<Vec<(&str, &str)>> {
         let mut reached = HashSet::from([version]);
-        let mut next = vec![version];
-        while let Some(version) = next.pop() {
-            let further = self.scripts.iter().filter(|(from, _)| from == version).map(|(_, to)| to.as_str());
-            next.extend(further.filter(|to| reached.insert(to)));
+        let mut next = VecDeque::from([(version, Vec::new())]);
+        while let Some((version, path)) = next.pop_front() {
+            if version == self.version {
+                return Some(path);
+            }
+            for (from, to) in self.scripts.iter().filter(|(from, _)| from == version) {
+                if reached.insert(to) {
+                    next.push_back((to, [&*path, &[(&**from, &**to)]].concat()));
+                }
+            }
         }
-        reached.contains(self.version.as_str())
+        None
+    }
+
+    /// Returns the names of what these scripts drop.
+    fn drops(&self, name: &str, path: &[(&str, &str)]) -> BTreeSet<String> {
+        let scripts = path.iter().map(|(from, to)| self.place.join(format!("{name}--{from}--{to}.sql")));
+        scripts.flat_map(|script| dropped(&std::fs::read_to_string(script).unwrap_or_default())).collect()
     }
 
     /// Returns the versions from which scripts lead to its own.
     fn updatable_from(&self) -> Vec<&str> {
         let all: BTreeSet<&str> = self.scripts.iter().map(|(from, _)| from.as_str()).collect();
-        all.into_iter().filter(|version| *version != self.version && self.path_from(version)).collect()
+        all.into_iter().filter(|version| *version != self.version && self.path_from(version).is_some()).collect()
     }
 }
 
@@ -314,6 +387,25 @@ fn update_of(name: &str, file: &str) -> Option<(String, String)> {
     let versions = file.strip_prefix(name)?.strip_prefix("--")?.strip_suffix(".sql")?;
     let (from, to) = versions.split_once("--")?;
     Some((from.to_owned(), to.to_owned()))
+}
+
+/// Returns the names of relations, functions and types that a script drops, without their schemas.
+fn dropped(script: &str) -> BTreeSet<String> {
+    let code = script.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+    let mut words = code.split(|c: char| c.is_whitespace() || "();,".contains(c)).filter(|word| !word.is_empty());
+    let kinds = ["view", "function", "procedure", "aggregate", "type", "domain", "table"];
+    let mut names = BTreeSet::new();
+    while let Some(word) = words.next() {
+        if !word.eq_ignore_ascii_case("drop")
+            || !words.next().is_some_and(|kind| kinds.contains(&&*kind.to_lowercase()))
+        {
+            continue;
+        }
+        let name = words.find(|word| !["if", "exists"].contains(&&*word.to_lowercase())).unwrap_or_default();
+        let name = name.rsplit('.').next().unwrap_or_default().trim_matches('"');
+        names.insert(name.to_owned());
+    }
+    names
 }
 
 /// Returns a value of a control file: `key = 'value'  # comment`.
@@ -341,9 +433,17 @@ mod tests {
         std::fs::write(place.join("x.control"), "# x\ncomment = 'a = b'\ndefault_version = '1.2'  # newest\n").unwrap();
         let offered = Offered::find("x", std::slice::from_ref(&place), root.path()).unwrap();
         assert_eq!(offered.version, "1.2");
-        assert!(offered.path_from("1.0") && offered.path_from("1.1") && !offered.path_from("0.8"));
+        assert_eq!(offered.path_from("1.0").unwrap(), [("1.0", "1.1"), ("1.1", "1.2")]);
+        assert!(offered.path_from("1.2").is_some_and(|path| path.is_empty()) && offered.path_from("0.8").is_none());
         assert_eq!(offered.updatable_from(), ["1.0", "1.1"]);
         assert!(Offered::find("y", &[place], root.path()).is_none());
+    }
+
+    #[test]
+    fn what_a_script_drops_is_read_without_schemas_and_comments() {
+        let script = "/* x */\nALTER EXTENSION x DROP VIEW seen;\n-- DROP VIEW not_this;\nDROP VIEW IF EXISTS s.seen;\n\
+                      drop function counted(\n  bool);\nDROP OPERATOR CLASS y USING gist; DROP CAST (a AS b);";
+        assert_eq!(dropped(script), ["counted", "seen"].map(str::to_owned).into());
     }
 
     #[test]

@@ -464,6 +464,30 @@ async fn extension_with_a_way_to_the_targets_version_is_a_note_and_one_that_has_
     assert_says(&report, "extension.types_differ", Note, &says);
     assert_eq!(finding(&report, "extension.types_differ").objects, ["public.items.t", "public.labels.l"]);
 
+    // what the update of one of them drops is used by something else
+    assert_silent(&report, "extension.kept_back");
+    let used = [
+        "CREATE EXTENSION pg_stat_statements VERSION '1.8'; CREATE ROLE \"Reader\"; CREATE VIEW keys AS SELECT akeys(t) FROM items",
+        "CREATE VIEW top WITH (security_barrier = true) AS SELECT query FROM pg_stat_statements; GRANT SELECT ON top TO \"Reader\"",
+        "CREATE FUNCTION calls() RETURNS bigint RETURN (SELECT sum(calls) FROM pg_stat_statements(true))",
+    ];
+    bed.run("postgres", &used).await;
+    let report = wishes.check().await;
+    let says = [
+        "2 objects of database `postgres`",
+        "`function public.calls(), pg_stat_statements 1.8 → 1.11`, `view public.top, pg_stat_statements 1.8 → 1.11`",
+        "-- on the target\n\\c \"postgres\"\nBEGIN;\n-- drop function public.calls(), and make it again below\nDROP VIEW public.top;\n\
+         ALTER EXTENSION \"pg_stat_statements\" UPDATE;\nCREATE VIEW public.top WITH (security_barrier=true) AS\n",
+        "ALTER VIEW public.top OWNER TO postgres;\nGRANT SELECT ON public.top TO \"Reader\";\nCOMMIT;",
+    ];
+    assert_says(&report, "extension.kept_back", Warning, &says);
+    assert_eq!(finding(&report, "extension.older").objects, ["hstore 1.4 → 1.8"], "it is not updated by pgleap");
+    bed.run("postgres", &["DROP VIEW top; DROP FUNCTION calls()"]).await;
+    let report = wishes.check().await;
+    assert_silent(&report, "extension.kept_back");
+    assert_says(&report, "extension.older", Note, &["hstore 1.4 → 1.8", "pg_stat_statements 1.8 → 1.11"]);
+    bed.run("postgres", &["DROP EXTENSION pg_stat_statements"]).await;
+
     // a package for the target whose scripts begin later
     let own = bed.dir.path().join("extension");
     std::fs::create_dir(&own).unwrap();
