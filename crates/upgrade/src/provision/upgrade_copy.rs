@@ -1,6 +1,10 @@
 //! Runs pg_upgrade, from the copy to the target; never from the source, as only a [`Disposable`] is taken.
 
-use std::{path::Path, time::Duration};
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    time::Duration,
+};
 
 use pgleap_local::{CommandError, Server, StopMode, run_with_lines};
 use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName, fault_point};
@@ -34,6 +38,10 @@ pub struct Upgraded {
 
 const BUDGET: Duration = Duration::from_secs(24 * 3600);
 const STOP_BUDGET: Duration = Duration::from_secs(120);
+
+/// How much of a list, or of a log, is part of a failure.
+const REPORT_CHARS: usize = 800;
+const REPORT_LINES: usize = 12;
 
 /// Written into the target's data directory when pg_upgrade has succeeded.
 const DONE: &str = "pgleap.upgraded";
@@ -118,7 +126,8 @@ fn interesting(output: &str) -> String {
     lines[lines.len().saturating_sub(12)..].join(" ")
 }
 
-/// Returns the beginnings of the lists that pg_upgrade left about what it refuses (`loadable_libraries.txt` …).
+/// Returns the beginnings of the lists that pg_upgrade left about what it refuses (`loadable_libraries.txt` …), and the error in each
+/// log of what it ran: these files go with the target.
 fn reports(roots: &[std::path::PathBuf]) -> Vec<String> {
     let mut found = Vec::new();
     let mut open: Vec<_> = roots.to_vec();
@@ -127,14 +136,56 @@ fn reports(roots: &[std::path::PathBuf]) -> Vec<String> {
             let path = entry.path();
             if path.is_dir() {
                 open.push(path);
-            } else if path.extension().is_some_and(|e| e == "txt") {
-                let text = std::fs::read_to_string(&path).unwrap_or_default();
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                found.push(format!("{name}: {}", text.lines().take(6).collect::<Vec<_>>().join("; ")));
+                continue;
             }
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let text = match path.extension().and_then(|extension| extension.to_str()) {
+                Some("txt") => lines(&path).take(6).collect::<Vec<_>>().join("; "),
+                Some("log") => match failure(lines(&path)) {
+                    Some(text) => text,
+                    None => continue,
+                },
+                _ => continue,
+            };
+            found.push(format!("{name}: {}", text.chars().take(REPORT_CHARS).collect::<String>()));
         }
     }
+    found.sort();
     found
+}
+
+/// Returns a file's lines, none if it cannot be read.
+fn lines(path: &Path) -> impl Iterator<Item = String> {
+    let file = std::fs::File::open(path).map(BufReader::new).ok();
+    let lines = file.into_iter().flat_map(|file| file.split(b'\n').map_while(Result::ok));
+    lines.map(|line| String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Returns the error that pg_restore or psql ended with, and the statement, in one line; none of a log of something else.
+fn failure(lines: impl Iterator<Item = String>) -> Option<String> {
+    let begins = |line: &str| {
+        line.starts_with("pg_restore: from TOC entry")
+            || line.starts_with("pg_") && line.contains(": error: ")
+            || line.starts_with("psql:") && line.contains(": ERROR: ")
+    };
+    // psql writes the statement before what became of it
+    let (mut before, mut lines) = (String::new(), lines);
+    let first = loop {
+        let line = lines.next()?;
+        if begins(&line) {
+            break line;
+        }
+        before = line;
+    };
+    // a statement may say how to log in elsewhere
+    let tells = |line: &String| {
+        let line = line.trim();
+        let noise = line.is_empty() || line == "^" || line.starts_with("--") || line.contains("binary_upgrade_");
+        let secret = line.to_lowercase().contains("password") || line.contains("://");
+        !noise && !secret && line != "pg_restore: while PROCESSING TOC:"
+    };
+    let all = [before, first].into_iter().chain(lines).filter(tells).take(REPORT_LINES);
+    Some(all.map(|line| line.trim().to_owned()).collect::<Vec<_>>().join(" "))
 }
 
 impl UpgradeCopy {
@@ -249,5 +300,34 @@ mod tests {
             "Performing Consistency Checks Checking for presence of required libraries   fatal \
              Your installation references loadable libraries"
         );
+    }
+
+    #[test]
+    fn logs_are_read_for_the_error_and_its_statement_and_never_for_a_password() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("20261122T025529.463/log");
+        std::fs::create_dir_all(&logs).unwrap();
+        let restore = "pg_restore: creating VIEW \"public.v\"\npg_restore: while PROCESSING TOC:\n\
+                       pg_restore: from TOC entry 214; 1259 16384 VIEW v postgres\n\
+                       pg_restore: error: could not execute query: ERROR:  column b.gone does not exist\n\
+                       LINE 14:  SELECT b.gone,\n                 ^\nCommand was: \n-- For binary upgrade, must preserve\n\
+                       SELECT pg_catalog.binary_upgrade_set_next_pg_type_oid('16386'::pg_catalog.oid);\n\n\nCREATE VIEW v AS\n";
+        let long = format!("{restore} SELECT '{}' FROM b;\n", "é".repeat(2 * REPORT_CHARS));
+        std::fs::write(logs.join("pg_upgrade_dump_5.log"), long).unwrap();
+        let globals = "SET\nALTER ROLE app WITH LOGIN PASSWORD 'SCRAM-SHA-256$4096:x';\n\
+                       psql:dump/pg_upgrade_dump_globals.sql:36: ERROR:  invalid name \"my-app.tenant\"\n\
+                       DETAIL:  Names have dots.\n";
+        std::fs::write(logs.join("pg_upgrade_utility.log"), globals).unwrap();
+        std::fs::write(logs.join("pg_upgrade_server.log"), "2026-11-22 UTC [1] ERROR:  column b.gone\n").unwrap();
+        std::fs::write(dir.path().join("loadable_libraries.txt"), "one\ntwo\n").unwrap();
+        let reports = reports(&[dir.path().to_owned()]);
+        assert_eq!(reports.len(), 3, "{reports:#?}");
+        assert_eq!(reports[0], "loadable_libraries.txt: one; two");
+        let begin = "pg_upgrade_dump_5.log: pg_restore: from TOC entry 214; 1259 16384 VIEW v postgres pg_restore: error: could not \
+                     execute query: ERROR:  column b.gone does not exist LINE 14:  SELECT b.gone, Command was: CREATE VIEW v AS \
+                     SELECT 'éé";
+        assert!(reports[1].starts_with(begin) && reports[1].chars().count() < REPORT_CHARS + 50, "{reports:#?}");
+        let psql = "psql:dump/pg_upgrade_dump_globals.sql:36: ERROR:  invalid name \"my-app.tenant\" DETAIL:  Names have dots.";
+        assert_eq!(reports[2], format!("pg_upgrade_utility.log: {psql}"));
     }
 }

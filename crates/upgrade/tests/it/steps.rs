@@ -3,7 +3,7 @@
 use pgleap_saga::{EventSink, Executor, Observed, Outcome, Plan, RetryPolicy, Reversal, Step, StepError, StepName};
 use pgleap_upgrade::{World, provision, replicate, verify, world::Cx};
 
-use crate::bed::{Bed, as_found, assert_as_found, end, guard, small};
+use crate::bed::{Bed, as_found, assert_as_found, client, end, guard, small};
 
 /// What a step's contract allows beyond being run once.
 #[derive(Clone, Copy, PartialEq)]
@@ -118,5 +118,23 @@ async fn every_step_may_be_undone_before_it_ran_run_again_and_undone_twice() {
     let outcome = executor.unwind(&plan, &bed.world, cause.clone()).await.unwrap();
     assert_eq!(outcome, Outcome::Unwound { cause });
     assert_as_found(&before, &as_found(&bed.lab).await);
+    end(bed.lab).await;
+}
+
+/// Preflight finds such a view before; what it does not find is told by the logs, which go with the target.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restore_that_fails_in_the_middle_of_pg_upgrade_is_told_with_its_error_and_statement() {
+    let bed = Bed::start(small(15, 18, "restore")).await;
+    let _guard = guard(&bed.lab);
+    let view = "CREATE VIEW timed AS SELECT checkpoints_timed FROM pg_stat_bgwriter";
+    client(&bed.lab.bypassing(bed.lab.source_port, "shop")).await.batch_execute(view).await.unwrap();
+    let plan = pgleap_upgrade::chain::upgrade_plan("upgrade-1".into(), &bed.world.config);
+    let executor = Executor::new(&bed.journal, EventSink::new(), RetryPolicy::default(), bed.stop.clone());
+    let outcome = executor.execute(&plan, &bed.world).await.unwrap();
+    let Outcome::Unwound { cause } = outcome else { panic!("{outcome:#?}") };
+    let told = format!("{cause:?}");
+    for word in ["pg_upgrade failed", "VIEW timed", "checkpoints_timed does not exist", "Command was: CREATE VIEW"] {
+        assert!(told.contains(word), "`{word}` is missing in {told}");
+    }
     end(bed.lab).await;
 }
