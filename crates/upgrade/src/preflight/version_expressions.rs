@@ -20,7 +20,8 @@ const PARSED_BODIES_SINCE: u16 = 14;
 pub(super) const ABOUT: About = About {
     check: "version_expressions",
     topic: Topic::Versions,
-    reads: "stored expressions and bodies of functions for built-in functions, operators and columns that the target lacks",
+    reads: "stored expressions, aggregates, operators, casts and bodies of functions for built-in functions, operators and columns \
+            that the target lacks",
     why: "A view that uses one of them cannot be restored, and pg_upgrade fails in the middle: its --check does not look. A \
           function that only mentions one in its body is restored, and fails when it is called. The rules are data, each with \
           the release notes that say so: the last chapter of `docs/checks.md`.",
@@ -34,6 +35,7 @@ pub(super) const ABOUT: About = About {
 struct Gone<'a> {
     by_name: BTreeMap<&'a str, &'a Rule>,
     functions: Vec<&'a str>,
+    signatures: Vec<&'a str>,
     operators: Vec<&'a str>,
     relations: Vec<&'a str>,
     columns: Vec<&'a str>,
@@ -43,14 +45,16 @@ fn gone(from: u16, to: u16) -> Gone<'static> {
     let mut gone = Gone {
         by_name: BTreeMap::new(),
         functions: Vec::new(),
+        signatures: Vec::new(),
         operators: Vec::new(),
         relations: Vec::new(),
         columns: Vec::new(),
     };
     for rule in rules::between(from, to) {
-        let names = rule.functions.iter().chain(&rule.operators).chain(&rule.columns);
+        let names = rule.functions.iter().chain(&rule.signatures).chain(&rule.operators).chain(&rule.columns);
         gone.by_name.extend(names.map(|name| (name.as_str(), rule)));
         gone.functions.extend(rule.functions.iter().map(String::as_str));
+        gone.signatures.extend(rule.signatures.iter().map(String::as_str));
         gone.operators.extend(rule.operators.iter().map(String::as_str));
         for (relation, column) in rule.columns.iter().filter_map(|column| column.split_once('.')) {
             gone.relations.push(relation);
@@ -68,9 +72,9 @@ pub(super) async fn check(database: &Entered) -> Answer {
     } else {
         ("NULL::text", "NULL::text")
     };
-    if !(gone.functions.is_empty() && gone.operators.is_empty()) {
+    if !(gone.functions.is_empty() && gone.signatures.is_empty() && gone.operators.is_empty()) {
         let sql = USES.replace("{tree}", tree);
-        stored.extend(database.session.query(&sql, &[&gone.functions, &gone.operators]).await?);
+        stored.extend(database.session.query(&sql, &[&gone.functions, &gone.operators, &gone.signatures]).await?);
     }
     if !gone.columns.is_empty() {
         let sql = READS.replace("{tree}", tree).replace("{body}", body);

@@ -134,7 +134,12 @@ const BAD: &[Bad] = &[
          CREATE FUNCTION backup() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM pg_start_backup (''nightly''); END';; \
          GRANT EXECUTE ON FUNCTION pg_start_backup(text,boolean,boolean) TO pg_monitor WITH GRANT OPTION",
     ),
-    bad("unimplemented_geometry", 13..=14, "CREATE VIEW middle AS SELECT point(path '((0,0),(1,1))') AS p"),
+    bad(
+        "unimplemented_geometry",
+        13..=14,
+        "CREATE VIEW middle AS SELECT point(path '((0,0),(1,1))') AS p;; \
+         CREATE OPERATOR <<-> (LEFTARG = line, RIGHTARG = box, FUNCTION = dist_lb)",
+    ),
     bad(
         "datlastsysoid",
         13..=14,
@@ -153,7 +158,13 @@ const BAD: &[Bad] = &[
         13..=16,
         "GRANT EXECUTE ON FUNCTION pg_logical_emit_message(boolean, text, text) TO pg_monitor",
     ),
-    bad("signatures_18", 13..=17, "REVOKE EXECUTE ON FUNCTION json_strip_nulls FROM PUBLIC"),
+    bad(
+        "signatures_18",
+        13..=17,
+        "REVOKE EXECUTE ON FUNCTION json_strip_nulls FROM PUBLIC;; CREATE VIEW stripped AS SELECT json_strip_nulls('{}');; \
+         CREATE AGGREGATE joined(jsonb) (SFUNC = jsonb_concat, STYPE = jsonb);; \
+         CREATE AGGREGATE merged(jsonb) (SFUNC = jsonb_concat, STYPE = jsonb, FINALFUNC = jsonb_strip_nulls)",
+    ),
     bad("signatures_19", 13..=18, "GRANT EXECUTE ON FUNCTION pg_replication_origin_session_setup TO pg_monitor"),
     bad(
         "checkpointer_statistics",
@@ -355,6 +366,12 @@ async fn rules_find_what_they_are_about(major: u16) {
         "type pg_catalog.span",
     ];
     assert_eq!(found_by(&report, "objects_in_pg_catalog").objects, made);
+    let told = |id| report.findings.iter().filter(move |finding| finding.id == id).flat_map(|finding| &finding.objects);
+    let uses: Vec<_> = told("version.expression_fails").map(String::as_str).collect();
+    let merged = "aggregate public.merged(jsonb) (jsonb_strip_nulls(jsonb))";
+    let operator = "operator public.<<->(line,box) (dist_lb)";
+    assert_eq!((uses.contains(&merged), uses.contains(&operator)), (major < 18, major < 15), "{uses:#?}");
+    assert!(!uses.iter().any(|name| name.contains("joined") || name.contains("stripped")), "{uses:#?}");
     let made = ["public.kept_stats.s", "public.trees.g", "public.trees.n"];
     assert_eq!(found_by(&report, "types_without_input").objects, made);
     if major >= 17 {
