@@ -60,6 +60,11 @@ const OBJECTS: &str = "
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = k.conrelid AND a.attnum < 0
                           AND pg_catalog.age(a.xmin) BETWEEN 0 AND since.age - 1)
      UNION
+    -- pgleap's own are made when an upgrade begins
+    SELECT 'publication ' || pg_catalog.quote_ident(p.pubname)
+      FROM pg_catalog.pg_publication AS p CROSS JOIN since
+     WHERE pg_catalog.age(p.xmin) BETWEEN 0 AND since.age - 1 AND p.pubname NOT LIKE 'pgleap\\_%'
+     UNION
     SELECT 'view ' || c.oid::regclass::text
       FROM pg_catalog.pg_rewrite AS w JOIN relations AS c ON c.oid = w.ev_class CROSS JOIN since
      WHERE pg_catalog.age(w.xmin) BETWEEN 0 AND since.age - 1 AND c.relkind IN ('v', 'm')
