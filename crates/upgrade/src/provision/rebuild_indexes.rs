@@ -20,12 +20,14 @@ pub struct RebuildIndexes;
 /// A large index takes hours; this only ends what hangs.
 const BUDGET: Duration = Duration::from_secs(3 * 24 * 3600);
 
-/// Collations that indexes are sorted by. That of the database has the oid 100 and an empty name.
+/// Collations that indexes are sorted by, and partitions bound by. That of the database has the oid 100 and an empty name.
 const IN_USE: &str = "
     SELECT c.oid, CASE WHEN c.oid = 100 THEN '' ELSE pg_catalog.format('%I.%I', n.nspname, c.collname) END,
            c.collencoding, pg_catalog.pg_collation_actual_version(c.oid)
-      FROM (SELECT DISTINCT u.oid FROM pg_catalog.pg_index AS x CROSS JOIN LATERAL unnest(x.indcollation) AS u (oid)
-             WHERE x.indexrelid >= 16384) AS used
+      FROM (SELECT u.oid FROM pg_catalog.pg_index AS x CROSS JOIN LATERAL unnest(x.indcollation) AS u (oid)
+             WHERE x.indexrelid >= 16384
+             UNION
+            SELECT u.oid FROM pg_catalog.pg_partitioned_table AS p CROSS JOIN LATERAL unnest(p.partcollation) AS u (oid)) AS used
       JOIN pg_catalog.pg_collation AS c ON c.oid = used.oid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.collnamespace
      WHERE pg_catalog.pg_collation_actual_version(c.oid) IS NOT NULL";
 
@@ -48,6 +50,13 @@ const SORTED_BY: &str = "
            SELECT x.indexrelid FROM pg_catalog.pg_index AS x CROSS JOIN LATERAL unnest(x.indcollation) AS u (oid)
             WHERE x.indexrelid >= 16384 AND u.oid = ANY($1::oid[]))
      ORDER BY 2, 1";
+
+/// Rows of these are where the source's order put them; a row that is applied there must be within the bounds by the target's.
+const PARTITIONED_BY: &str = "
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+      FROM pg_catalog.pg_partitioned_table AS p JOIN pg_catalog.pg_class AS c ON c.oid = p.partrelid
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE p.partstrat = 'r' AND EXISTS (SELECT FROM unnest(p.partcollation) AS u (oid) WHERE u.oid = ANY($1::oid[])) ORDER BY 1";
 
 /// Returns the collations of one database by which the target sorts otherwise: oid, and name as SQL writes it.
 async fn changed(source: &Session, target: &Session, version_num: u32) -> Result<BTreeMap<u32, String>, StepError> {
@@ -106,6 +115,14 @@ impl Step<World> for RebuildIndexes {
                     ..Progress::default()
                 });
                 rebuilt.push(format!("{}.{index}", database.name));
+            }
+            for row in target.query(PARTITIONED_BY, &[&oids]).await? {
+                cx.warn(format!(
+                    "table `{}` of database `{}` is partitioned by ranges in an order that the target does not have: a row that another \
+                     partition should hold by now stops replication, or is not found",
+                    row.get::<_, &str>(0),
+                    database.name
+                ));
             }
             // what it remembers is true again
             for name in changed.values() {

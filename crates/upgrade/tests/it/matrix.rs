@@ -102,6 +102,8 @@ const RESORTED: &str = "
     CREATE COLLATION up (provider = icu, locale = 'und-u-kn-true'); CREATE COLLATION down (provider = icu, locale = 'und');
     CREATE TABLE sorted (t text COLLATE up PRIMARY KEY, n int NOT NULL DEFAULT 0);
     CREATE TABLE steady (t text PRIMARY KEY);
+    CREATE TABLE ranged (t text COLLATE down PRIMARY KEY) PARTITION BY RANGE (t);
+    CREATE TABLE ranged_1 PARTITION OF ranged FOR VALUES FROM ('a') TO ('n');
     INSERT INTO sorted SELECT n FROM generate_series(1, 3000) AS n;
     UPDATE pg_index SET indcollation = (SELECT oid::text::oidvector FROM pg_collation WHERE collname = 'down')
      WHERE indexrelid = 'sorted_pkey'::regclass;
@@ -135,6 +137,12 @@ async fn indexes_that_the_target_sorts_otherwise_are_rebuilt_before_changes_are_
     let rebuilt = output::<RebuildIndexes>(&bed.world, &bed.journal);
     assert!(rebuilt.contains(&"shop.public.sorted_pkey".to_owned()), "{rebuilt:?}");
     assert!(!rebuilt.contains(&"shop.public.steady_pkey".to_owned()), "both have one libc: {rebuilt:?}");
+    let warned = bed.journal.records(0).unwrap().iter().any(|record| {
+        record.body["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("table `public.ranged` of database `shop` is partitioned"))
+    });
+    assert!(warned, "rows of partitions stay where they are");
     let target = bed.lab.directly(bed.lab.target_port, "shop");
     assert_eq!(by_index(&target, BY_INDEX).await, 3000);
     let remembered =
