@@ -293,6 +293,8 @@ pub async fn check(world: &World) -> Report {
         let each = source.names().into_iter().flat_map(move |name| (0..lanes).map(move |lane| (name.clone(), lane)));
         let each = each.map(move |(name, lane)| in_database(world, source, name, lane, lanes));
         asked.push(Box::pin(stream::iter(each).buffer_unordered(AT_ONCE).concat()));
+        let others = source.others.iter().map(move |name| beside(world, source, name));
+        asked.push(Box::pin(stream::iter(others).buffer_unordered(AT_ONCE).concat()));
     }
     findings.extend(join_all(asked).await.into_iter().flatten());
     for finding in &mut findings {
@@ -344,6 +346,28 @@ async fn in_database(world: &World, source: &Source, name: String, lane: usize, 
     });
     let findings = join_all(asked).await.into_iter().flatten();
     findings.map(|finding| finding.in_database(&database.name)).collect()
+}
+
+/// Checks of what pg_upgrade fails on, in whatever database it is.
+const OF_EVERY_DATABASE: [&str; 5] =
+    ["extensions", "libraries", "version_database", "version_expressions", "version_grants"];
+
+/// Looks for what would keep a database from being upgraded that is no part of the upgrade, and is in the copy all the same.
+async fn beside(world: &World, source: &Source, name: &str) -> Vec<Finding> {
+    let database = match Entered::enter(world, source, name.to_owned()).await {
+        Ok(database) => database,
+        Err(error) => {
+            let message = format!("could not look into database `{name}`, which pg_upgrade restores too: {error}");
+            return told(&ABOUT, vec![Finding::note(UNANSWERED, message).objects(["databases"])]);
+        }
+    };
+    let asked = OF_DATABASE.iter().filter(|(about, _)| OF_EVERY_DATABASE.contains(&about.check)).map(|(about, ask)| {
+        let answer = ask(&database);
+        async move { answered(about, Some(source), answer.await) }
+    });
+    let findings = join_all(asked).await.into_iter().flatten();
+    let blockers = findings.filter(|finding| finding.severity == Severity::Blocker);
+    blockers.map(|finding| finding.in_database(name)).collect()
 }
 
 /// Turns a check that could not look into a finding.

@@ -52,6 +52,8 @@ pub(super) struct Source {
     pub data_dir: Option<PathBuf>,
     /// The databases of the upgrade, as far as they exist and can be entered.
     pub databases: Vec<Database>,
+    /// The others that can be entered, templates too: they are in the copy, and pg_upgrade restores them as well.
+    pub others: Vec<String>,
     /// Processes that serve connections of poolers; `None` unless every pooler was seen.
     pub pooled: Option<Vec<i32>>,
     /// Clients of some pooler keep their connections while those to servers change under them.
@@ -193,8 +195,7 @@ const GIVEN: &str = "
       LEFT JOIN pg_catalog.pg_database AS d ON d.oid = s.setdatabase ORDER BY 1, 3, 4";
 
 const DATABASES: &str = "
-    SELECT oid, datname::text FROM pg_catalog.pg_database
-     WHERE datallowconn AND NOT datistemplate ORDER BY datname";
+    SELECT oid, datname::text, datistemplate FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
 
 impl Entered {
     /// Enters a database by a connection of its own; nothing is measured there.
@@ -263,18 +264,20 @@ impl Source {
             database: row.get(3),
         });
         let rows = session.query(DATABASES, &[]).await?;
-        let databases = rows.iter().map(|row| Database { oid: row.get(0), name: row.get(1) });
-        let databases = databases.filter(|database| match &world.config.source.databases {
-            Databases::All => true,
-            Databases::Only(names) => names.contains(&database.name),
-        });
+        let (databases, others): (Vec<_>, Vec<_>) =
+            rows.iter().partition(|row| match (row.get(2), &world.config.source.databases) {
+                (true, _) => false,
+                (false, Databases::All) => true,
+                (false, Databases::Only(names)) => names.contains(&row.get(1)),
+            });
         let version_num = u32::try_from(row.get::<_, i32>(0)).unwrap_or_default();
         Ok(Self {
             version_num,
             in_recovery: row.get(1),
             is_superuser: row.get(2),
             data_dir: settings.get("data_directory").map(PathBuf::from),
-            databases: databases.collect(),
+            databases: databases.iter().map(|row| Database { oid: row.get(0), name: row.get(1) }).collect(),
+            others: others.iter().map(|row| row.get(1)).collect(),
             pooled: None,
             kept_clients: false,
             programs: Arc::new(Programs::find(world, major_of(version_num))),

@@ -710,6 +710,26 @@ async fn host_without_room_port_or_reach_is_found() {
     }
 }
 
+/// pg_upgrade restores every database, those too that nobody named.
+#[tokio::test]
+async fn what_fails_pg_upgrade_is_found_in_databases_beside_the_upgrade() {
+    let Some(bed) = Bed::start(13, Auth::Trust).await else { return };
+    bed.run("postgres", &["CREATE DATABASE app", "CREATE DATABASE aside", "CREATE ROLE barman"]).await;
+    bed.run("aside", &["CREATE TABLE odd (r regproc)", "CREATE TABLE no_key (a int)"]).await;
+    let wishes = bed.wishes_for(&bed.pooler("pgbouncer".into(), "pool"), 18);
+    let wishes = Wishes { source: "databases = [\"app\"]".into(), ..wishes };
+    let before = wishes.check().await;
+    assert_silent(&before, "version.grant_fails");
+    let finding = finding(&before, "version.object_refused");
+    assert_eq!(finding.database.as_deref(), Some("aside"), "{finding:#?}");
+    assert_silent(&before, "replica_identity.missing");
+    let grant = "GRANT EXECUTE ON FUNCTION pg_start_backup(text, boolean, boolean) TO barman";
+    bed.run("template1", &[grant]).await;
+    let report = wishes.check().await;
+    assert_says(&report, "version.grant_fails", Severity::Blocker, &["pg_start_backup"]);
+    assert!(report.findings.iter().any(|found| found.database.as_deref() == Some("template1")), "{report:#?}");
+}
+
 /// `all` does not mean replication; the password is that of every other login.
 #[tokio::test]
 async fn source_that_refuses_replication_is_found_before_slots_keep_anything() {
