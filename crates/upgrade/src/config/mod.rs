@@ -64,6 +64,9 @@ pub struct Source {
     pub password: Option<PasswordFrom>,
     /// Which databases are upgraded with replication.
     pub databases: Databases,
+    /// Roles that come and go by themselves, such as those of dynamic credentials: no switchover is held for them. A `*` at the end
+    /// stands for anything.
+    pub transient_roles: Vec<String>,
 }
 
 /// Which databases are replicated.
@@ -316,6 +319,7 @@ impl Config {
             database: dsn.database,
             password: source.password(),
             databases: source.databases("databases"),
+            transient_roles: source.texts("transient_roles"),
         };
         root.absorb(source);
 

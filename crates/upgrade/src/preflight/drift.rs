@@ -190,7 +190,7 @@ impl Followed {
         let Changed { made, altered, others } = Changed::after(session, &self.baseline).await?;
         let since = if self.under_way { "since the upgrade began" } else { "since the watch began" };
         let (lost, stays) = ("its rows are not carried to a target that was made before it", "the target has it still");
-        let stops = "replication stops at the first row that the target's table cannot take";
+        let stops = "where a column came, went or has another type, replication stops at the first row that the target cannot take";
         let missing = "replication carries rows and no DDL: the target does not have it";
         let kinds = [
             (Severity::Warning, "ddl.table_made", made, "table", "made", lost),

@@ -53,9 +53,18 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         let own = world.config.target.settings.iter().rev().find(|(given, _)| given.eq_ignore_ascii_case(name));
         own.map(|(_, value)| value.as_str()).or_else(|| source.setting(name)).unwrap_or_default()
     };
+    // a standby that is used up ends before the target begins, and leaves it its memory
+    if world.config.provider.standby.is_some() {
+        return Ok(Vec::new());
+    }
     let bytes: i64 = source.session.query_one(BYTES, &[&own("shared_buffers")]).await?.get(0);
     let huge = matches!(own("huge_pages"), "on" | "true" | "yes" | "1");
     Ok(too_little(u64::try_from(bytes).unwrap_or_default(), huge, &memory).into_iter().collect())
+}
+
+/// What else is shared: locks, buffers' headers, sessions. 64 GiB of buffers take 65.6 on a 17 with 500 connections, 2 GiB 2.1.
+fn shared(buffers: u64) -> u64 {
+    buffers + buffers / 20 + (64 << 20)
 }
 
 fn too_little(buffers: u64, huge: bool, memory: &Memory) -> Option<Finding> {
@@ -63,7 +72,7 @@ fn too_little(buffers: u64, huge: bool, memory: &Memory) -> Option<Finding> {
         let finding = finding.number("shared_buffers_bytes", buffers);
         finding.number("available_bytes", memory.available).number("huge_pages_free_bytes", memory.huge_free)
     };
-    if huge && memory.huge_free < buffers {
+    if huge && memory.huge_free < shared(buffers) {
         let message = format!(
             "the target has `huge_pages = on` and {} of `shared_buffers`; {} of huge pages are free on this host",
             size(buffers),
@@ -107,7 +116,7 @@ mod tests {
     fn huge_pages_that_must_be_are_counted_alone() {
         let memory = Memory { available: 4 * GIB, huge_free: 2 * GIB };
         let id = |buffers, huge| too_little(buffers, huge, &memory).map(|finding| finding.id);
-        assert_eq!((id(2 * GIB, true), id(4 * GIB, false)), (None, None));
-        assert_eq!((id(3 * GIB, true), id(5 * GIB, false)), (Some("memory.huge_pages"), Some("memory.low")));
+        assert_eq!((id(GIB, true), id(4 * GIB, false)), (None, None));
+        assert_eq!((id(2 * GIB, true), id(5 * GIB, false)), (Some("memory.huge_pages"), Some("memory.low")));
     }
 }

@@ -52,7 +52,11 @@ pub(super) async fn check(world: &World, source: &Source) -> Answer {
         false => format!("host replication {} samehost scram-sha-256", ident::quote(user)),
     };
     let message = format!("the source does not let role `{user}` in for replication");
-    Ok(vec![Finding::blocker("replication.refused", message).because(cause.to_owned()).fix(format!(
-        "{line}  # in the source's pg_hba.conf, or as your rules have it; then SELECT pg_reload_conf();"
-    ))])
+    let finding = Finding::blocker("replication.refused", message).because(cause.to_owned());
+    Ok(vec![match cause.contains("pg_hba.conf") {
+        true => finding.fix(format!(
+            "{line}  # in the source's pg_hba.conf, or as your rules have it; then SELECT pg_reload_conf();"
+        )),
+        false => finding,
+    }])
 }

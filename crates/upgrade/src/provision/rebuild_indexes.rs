@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use pgleap_saga::{Observed, Progress, Reversal, Step, StepError, StepName};
 
-use super::PrepareDatabases;
+use super::{PrepareDatabases, StartTarget};
 use crate::{
     pg::{Session, ident},
     world::{Cx, World},
@@ -20,35 +20,56 @@ pub struct RebuildIndexes;
 /// A large index takes hours; this only ends what hangs.
 const BUDGET: Duration = Duration::from_secs(3 * 24 * 3600);
 
-/// Collations that indexes are sorted by, and partitions bound by. That of the database has the oid 100 and an empty name.
+/// Collations that indexes are sorted by, and partitions bound by, with the version by which this server sorts. That of the database
+/// has the oid 100 and an empty name, and `{default}` is its version.
 const IN_USE: &str = "
-    SELECT c.oid, CASE WHEN c.oid = 100 THEN '' ELSE pg_catalog.format('%I.%I', n.nspname, c.collname) END,
-           c.collencoding, pg_catalog.pg_collation_actual_version(c.oid)
+    SELECT c.oid, CASE WHEN c.oid = 100 THEN '' ELSE pg_catalog.format('%I.%I', n.nspname, c.collname) END AS name,
+           c.collencoding, CASE WHEN c.oid = 100 THEN {default} ELSE pg_catalog.pg_collation_actual_version(c.oid) END AS version
       FROM (SELECT u.oid FROM pg_catalog.pg_index AS x CROSS JOIN LATERAL unnest(x.indcollation) AS u (oid)
              WHERE x.indexrelid >= 16384
              UNION
             SELECT u.oid FROM pg_catalog.pg_partitioned_table AS p CROSS JOIN LATERAL unnest(p.partcollation) AS u (oid)) AS used
-      JOIN pg_catalog.pg_collation AS c ON c.oid = used.oid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.collnamespace
-     WHERE pg_catalog.pg_collation_actual_version(c.oid) IS NOT NULL";
+      JOIN pg_catalog.pg_collation AS c ON c.oid = used.oid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.collnamespace";
 
-/// What the source sorts by now, and what it remembers of when indexes were built. `{remembered}` is that of the database itself,
-/// from 15 on.
+/// What the source sorts by now, and what it remembers of when indexes were built: `{remembered}` for the database itself.
 const BY_SOURCE: &str = "
     SELECT DISTINCT v FROM pg_catalog.pg_collation AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.collnamespace
-     CROSS JOIN LATERAL unnest(ARRAY[pg_catalog.pg_collation_actual_version(c.oid), c.collversion, {remembered}]) AS v
+     CROSS JOIN LATERAL unnest(CASE WHEN c.oid = 100 THEN ARRAY[{default}, {remembered}]
+                               ELSE ARRAY[pg_catalog.pg_collation_actual_version(c.oid), c.collversion] END) AS v
      WHERE CASE WHEN c.oid = 100 THEN '' ELSE pg_catalog.format('%I.%I', n.nspname, c.collname) END = $1
        AND c.collencoding = $2 AND v IS NOT NULL";
-const REMEMBERED: &str = "
-    CASE WHEN c.oid = 100 THEN (SELECT datcollversion FROM pg_catalog.pg_database
-                                 WHERE datname = pg_catalog.current_database()) END";
-const REMEMBERED_SINCE: u32 = 150_000;
 
+/// From here on a server knows the version of a database's collation, and remembers it.
+const KNOWN_SINCE: u32 = 150_000;
+const KNOWN: &str = "
+    (SELECT pg_catalog.pg_database_collation_actual_version(oid) FROM pg_catalog.pg_database
+      WHERE datname = pg_catalog.current_database())";
+const REMEMBERED: &str =
+    "(SELECT datcollversion FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
+/// Before that it is libc's, and any other collation of libc knows that.
+const OF_LIBC: &str = "
+    (SELECT max(pg_catalog.pg_collation_actual_version(l.oid)) FROM pg_catalog.pg_collation AS l
+      WHERE l.collprovider = 'c' AND (SELECT datcollate !~* '^(C$|C\\.|POSIX$)' FROM pg_catalog.pg_database
+                                       WHERE datname = pg_catalog.current_database()))";
+
+fn of_database(sql: &str, version_num: u32) -> String {
+    let known = version_num >= KNOWN_SINCE;
+    let sql = sql.replace("{default}", if known { KNOWN } else { OF_LIBC });
+    sql.replace("{remembered}", if known { REMEMBERED } else { "NULL" })
+}
+
+/// Indexes that hash by bytes, or compare them, have no order to lose.
 const SORTED_BY: &str = "
     SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.pg_relation_size(c.oid)
       FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.relkind = 'i' AND c.oid IN (
-           SELECT x.indexrelid FROM pg_catalog.pg_index AS x CROSS JOIN LATERAL unnest(x.indcollation) AS u (oid)
-            WHERE x.indexrelid >= 16384 AND u.oid = ANY($1::oid[]))
+           SELECT x.indexrelid
+             FROM pg_catalog.pg_index AS x
+            CROSS JOIN LATERAL unnest(x.indcollation::oid[], x.indclass::oid[]) AS u (collation, class)
+             JOIN pg_catalog.pg_collation AS l ON l.oid = u.collation
+             JOIN pg_catalog.pg_opclass AS o ON o.oid = u.class JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod
+            WHERE x.indexrelid >= 16384 AND l.oid = ANY($1::oid[]) AND o.opcname NOT LIKE '%pattern\\_ops'
+              AND NOT (m.amname = 'hash' AND l.collisdeterministic))
      ORDER BY 2, 1";
 
 /// Rows of these are where the source's order put them; a row that is applied there must be within the bounds by the target's.
@@ -59,14 +80,15 @@ const PARTITIONED_BY: &str = "
      WHERE p.partstrat = 'r' AND EXISTS (SELECT FROM unnest(p.partcollation) AS u (oid) WHERE u.oid = ANY($1::oid[])) ORDER BY 1";
 
 /// Returns the collations of one database by which the target sorts otherwise: oid, and name as SQL writes it.
-async fn changed(source: &Session, target: &Session, version_num: u32) -> Result<BTreeMap<u32, String>, StepError> {
-    let remembered = if version_num >= REMEMBERED_SINCE { REMEMBERED } else { "NULL" };
-    let by_source = BY_SOURCE.replace("{remembered}", remembered);
+async fn changed(source: &Session, from: u32, target: &Session, to: u32) -> Result<BTreeMap<u32, String>, StepError> {
+    let by_source = of_database(BY_SOURCE, from);
     let mut changed = BTreeMap::new();
-    for row in target.query(IN_USE, &[]).await? {
-        let (oid, name, encoding, now): (u32, String, i32, String) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    for row in target.query(&of_database(IN_USE, to), &[]).await? {
+        let Some(now) = row.get::<_, Option<String>>(3) else { continue };
+        let (oid, name, encoding): (u32, String, i32) = (row.get(0), row.get(1), row.get(2));
         let versions = source.query(&by_source, &[&name, &encoding]).await?;
-        if versions.iter().any(|row| row.get::<_, &str>(0) != now) {
+        // one that the source does not tell may be any
+        if versions.is_empty() || versions.iter().any(|row| row.get::<_, &str>(0) != now) {
             changed.insert(oid, name);
         }
     }
@@ -90,15 +112,17 @@ impl Step<World> for RebuildIndexes {
 
     async fn run(&self, cx: &Cx<'_>) -> Result<Vec<String>, StepError> {
         let facts = cx.output::<PrepareDatabases>()?;
+        let to = cx.output::<StartTarget>()?.version_num;
         let mut rebuilt = Vec::new();
         for database in &facts.databases {
             let source = cx.world.source.db(&database.name).await?;
             let target = cx.world.target.open(&database.name, BUDGET).await?;
-            let changed = changed(&source, &target, facts.version_num).await?;
+            let changed = changed(&source, facts.version_num, &target, to).await?;
             if changed.is_empty() {
                 continue;
             }
-            target.batch("SET lock_timeout = 0").await?;
+            // no event trigger of the application's has a say here
+            target.batch("SET lock_timeout = 0; SET session_replication_role = replica").await?;
             let oids: Vec<u32> = changed.keys().copied().collect();
             let indexes = target.query(SORTED_BY, &[&oids]).await?;
             let total: u64 = indexes.iter().filter_map(|row| u64::try_from(row.get::<_, i64>(1)).ok()).sum();
@@ -127,6 +151,7 @@ impl Step<World> for RebuildIndexes {
             // what it remembers is true again
             for name in changed.values() {
                 let refresh = match name.as_str() {
+                    "" if to < KNOWN_SINCE => continue,
                     "" => format!("ALTER DATABASE {} REFRESH COLLATION VERSION", ident::quote(&database.name)),
                     name => format!("ALTER COLLATION {name} REFRESH VERSION"),
                 };

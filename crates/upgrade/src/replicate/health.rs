@@ -30,7 +30,7 @@ pub struct Health {
 const NOW: &str = "SELECT pg_catalog.pg_current_wal_lsn()::text";
 const SLOT: &str = "
     SELECT coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(restart_lsn, pg_catalog.pg_current_wal_lsn())::text,
-           coalesce(wal_status, 'reserved'), active, coalesce(pg_catalog.age(catalog_xmin), 0)
+           coalesce(wal_status, 'reserved'), active
       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
 const ERRORS: &str = "
     SELECT coalesce(apply_error_count, 0) FROM pg_catalog.pg_stat_subscription_stats WHERE subname = $1";
@@ -62,7 +62,6 @@ pub async fn look(world: &World, from: Side, databases: &[Database]) -> Result<H
                     "unreserved" => problems.push(format!("slot `{name}` is about to lose the WAL it needs")),
                     _ => {}
                 }
-                problems.extend(keeps_from_freezing(&name, row.get(4)));
             }
             None => problems.push(format!("slot `{name}` is missing on the {from}")),
         }
@@ -105,20 +104,6 @@ pub async fn look(world: &World, from: Side, databases: &[Database]) -> Result<H
         ));
     }
     Ok(Health { publisher, applied, lag_bytes, retained_bytes, problems })
-}
-
-/// Half of what there is; `check` warns before an upgrade of what is as old.
-const OLD: i32 = 1_000_000_000;
-
-/// What a slot needs of the catalog cannot be frozen, and at 2000 million ids the server takes no writes any more.
-fn keeps_from_freezing(slot: &str, age: i32) -> Option<String> {
-    (age > OLD).then(|| {
-        format!(
-            "slot `{slot}` keeps the catalog's rows of {} million transaction ids ago from being frozen: switch over, or give the \
-             upgrade up (`pgleap unwind`)",
-            age / 1_000_000
-        )
-    })
 }
 
 const PUBLISHED_NAMES: &str = "
@@ -276,12 +261,6 @@ mod tests {
         assert_eq!(error.detail.as_deref(), Some("Key (id)=(100) already exists."));
         assert_eq!(error.relation.as_deref(), Some("public.t"));
         assert!(error.to_string().contains("a row is there already"), "{error}");
-    }
-
-    #[test]
-    fn slot_that_keeps_half_of_all_ids_from_being_frozen_is_a_problem() {
-        assert_eq!(keeps_from_freezing("s", OLD), None);
-        assert!(keeps_from_freezing("s", OLD + 1).unwrap().contains("1000 million"));
     }
 
     #[test]

@@ -21,13 +21,13 @@ const ROLES: &str = "
                                 CASE WHEN r.rolcreatedb THEN 'CREATEDB' END, CASE WHEN r.rolcreaterole THEN 'CREATEROLE' END,
                                 CASE WHEN r.rolinherit THEN 'INHERIT' END, CASE WHEN r.rolreplication THEN 'REPLICATION' END,
                                 CASE WHEN r.rolbypassrls THEN 'BYPASSRLS' END,
-                                'CONNECTION LIMIT ' || r.rolconnlimit, 'VALID UNTIL ' || coalesce(
+                                'VALID UNTIL ' || coalesce(
                                     pg_catalog.to_char(r.rolvaliduntil AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
                                     CASE WHEN r.rolvaliduntil IS NOT NULL THEN 'infinity' END)),
            {password},
            ARRAY(SELECT DISTINCT g.rolname::text FROM pg_catalog.pg_auth_members AS m
                    JOIN pg_catalog.pg_roles AS g ON g.oid = m.roleid WHERE m.member = r.oid ORDER BY 1)
-      FROM {roles} AS r WHERE r.rolname !~ '^pg_' ORDER BY 1";
+      FROM {roles} AS r ORDER BY 1";
 
 const DIGEST: &str = "pg_catalog.sha256(pg_catalog.convert_to(coalesce(r.rolpassword, ''), 'UTF8'))";
 
@@ -40,6 +40,24 @@ struct Role {
     /// None where it may not be read.
     password: Option<Vec<u8>>,
     member_of: Vec<String>,
+}
+
+impl Role {
+    fn can_login(&self) -> bool {
+        self.attributes.split(' ').next() == Some("LOGIN")
+    }
+}
+
+/// initdb makes it, so the target has it though the source may not.
+const OF_INITDB: &str = "postgres";
+
+/// Whether a role is left out of sight: one that `source.transient_roles` names, or that came with the server.
+fn passes(name: &str, transient: &[String]) -> bool {
+    name.starts_with("pg_")
+        || transient.iter().any(|pattern| match pattern.strip_suffix('*') {
+            Some(start) => name.starts_with(start),
+            None => name == pattern,
+        })
 }
 
 async fn roles(session: &Session, passwords: bool) -> Result<BTreeMap<String, Role>, PgError> {
@@ -64,6 +82,9 @@ pub async fn missing(world: &World, from: Side, names: &[String]) -> Result<Vec<
     if matches!(world.config.source.databases, Databases::All) {
         for row in here.query(DATABASES, &[&names]).await? {
             let name: String = row.get(0);
+            if from == Side::Target && name == OF_INITDB {
+                continue;
+            }
             lines.push(format!(
                 "database `{name}` of the {from} is not of this upgrade, as it was made after it began: drop it, or name those that are \
                  in `source.databases`, and it stays where it is"
@@ -74,20 +95,33 @@ pub async fn missing(world: &World, from: Side, names: &[String]) -> Result<Vec<
     for session in [&here, &there] {
         passwords = passwords && session.query_one(MAY_READ_PASSWORDS, &[]).await?.get(0);
     }
-    lines.extend(differences(from, &roles(&here, passwords).await?, &roles(&there, passwords).await?));
+    let transient = &world.config.source.transient_roles;
+    lines.extend(differences(from, &roles(&here, passwords).await?, &roles(&there, passwords).await?, transient));
     Ok(lines)
 }
 
-fn differences(from: Side, here: &BTreeMap<String, Role>, there: &BTreeMap<String, Role>) -> Vec<String> {
+/// On the way back only what keeps clients out counts: who goes back may be in a hurry.
+fn differences(
+    from: Side,
+    here: &BTreeMap<String, Role>,
+    there: &BTreeMap<String, Role>,
+    transient: &[String],
+) -> Vec<String> {
     let to = from.other();
-    let absent = here.keys().filter(|name| !there.contains_key(*name)).map(|name| format!("`{name}`"));
-    let both = || here.iter().filter_map(|(name, role)| Some((name, role, there.get(name)?)));
+    let all = from == Side::Source;
+    let here = || here.iter().filter(|(name, role)| !passes(name, transient) && (all || role.can_login()));
+    let absent = here().filter(|(name, _)| !there.contains_key(*name)).map(|(name, _)| format!("`{name}`"));
+    let both = || here().filter_map(|(name, role)| Some((name, role, there.get(name)?)));
     let password =
         both().filter(|(_, role, other)| role.password != other.password).map(|(name, ..)| format!("`{name}`"));
-    let attributes = both().filter(|(_, role, other)| role.attributes != other.attributes);
+    let differ = |role: &Role, other: &Role| match all {
+        true => role.attributes != other.attributes,
+        false => !other.can_login(),
+    };
+    let attributes = both().filter(|(_, role, other)| differ(role, other));
     let attributes =
         attributes.map(|(name, role, other)| format!("`{name}` ({}; there {})", role.attributes, other.attributes));
-    let memberships = both().flat_map(|(name, role, other)| {
+    let memberships = both().filter(|_| all).flat_map(|(name, role, other)| {
         let lost = role.member_of.iter().filter(|group| there.contains_key(*group) && !other.member_of.contains(group));
         lost.map(move |group| format!("`{name}` of `{group}`"))
     });
@@ -98,7 +132,11 @@ fn differences(from: Side, here: &BTreeMap<String, Role>, there: &BTreeMap<Strin
         (!names.is_empty()).then(|| format!("{what}: {named}{more}: {cure}"))
     };
     let kinds = [
-        told(format!("roles of the {from} that the {to} does not have"), absent.collect(), "make them there"),
+        told(
+            format!("roles of the {from} that the {to} does not have"),
+            absent.collect(),
+            "make them there, or name those that come and go in `source.transient_roles`",
+        ),
         told(
             format!("roles with another password on the {to}"),
             password.collect(),
@@ -124,24 +162,38 @@ mod tests {
         let map =
             |roles: &[(&str, Role)]| roles.iter().map(|(name, role)| ((*name).to_owned(), role.clone())).collect();
         let here: BTreeMap<_, _> = map(&[
-            ("app", role("LOGIN", Some(b"1"), &["readers"])),
+            ("app", role("LOGIN", Some(b"1"), &["pg_monitor", "pg_newer", "readers"])),
             ("late", role("LOGIN", Some(b"1"), &[])),
             ("readers", role("", None, &[])),
+            ("pg_monitor", role("", None, &[])),
+            ("v-app-1", role("LOGIN VALID UNTIL 2026-01-01 00:00:00", None, &[])),
         ]);
         let there = map(&[
             ("app", role("LOGIN CREATEDB", Some(b"2"), &[])),
             ("more", role("LOGIN", None, &[])),
             ("readers", role("", None, &[])),
+            ("pg_monitor", role("", None, &[])),
         ]);
+        let transient = ["v-*".to_owned()];
         assert_eq!(
-            differences(Side::Source, &here, &there),
+            differences(Side::Source, &here, &there, &transient),
             [
-                "roles of the source that the target does not have: `late`: make them there",
+                "roles of the source that the target does not have: `late`: make them there, or name those that come and go in \
+                 `source.transient_roles`",
                 "roles with another password on the target: `app`: give them the same there, or clients are refused",
                 "roles with other attributes on the target: `app` (LOGIN; there LOGIN CREATEDB): alter them there",
-                "memberships that the target does not have: `app` of `readers`: grant them there",
+                "memberships that the target does not have: `app` of `pg_monitor`, `app` of `readers`: grant them there",
             ]
         );
-        assert!(differences(Side::Source, &here, &here).is_empty());
+        assert!(differences(Side::Source, &here, &here, &[]).is_empty());
+        // the way back waits for what keeps clients out
+        assert_eq!(
+            differences(Side::Target, &here, &there, &[]),
+            [
+                "roles of the target that the source does not have: `late`, `v-app-1`: make them there, or name those that come and go \
+                 in `source.transient_roles`",
+                "roles with another password on the source: `app`: give them the same there, or clients are refused",
+            ]
+        );
     }
 }

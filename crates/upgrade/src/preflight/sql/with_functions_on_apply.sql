@@ -22,7 +22,7 @@ held (part, whole) AS (
     UNION ALL
     SELECT a.atttypid, c.reltype
       FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
-     WHERE c.relkind = 'c' AND a.attnum > 0 AND NOT a.attisdropped
+     WHERE c.relkind IN ('c', 'r', 'p') AND c.oid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
 ),
 -- domains check their values, wherever these are
 checked (type, function, what) AS (
