@@ -185,7 +185,20 @@ fn failure(lines: impl Iterator<Item = String>) -> Option<String> {
         !noise && !secret && line != "pg_restore: while PROCESSING TOC:"
     };
     let all = [before, first].into_iter().chain(lines).filter(tells).take(REPORT_LINES);
-    Some(all.map(|line| line.trim().to_owned()).collect::<Vec<_>>().join(" "))
+    Some(without_options(all.map(|line| line.trim().to_owned()).collect::<Vec<_>>().join(" ")))
+}
+
+/// Leaves out a statement whose options may be credentials, whatever they are called.
+fn without_options(mut report: String) -> String {
+    let statement = report.find("Command was");
+    let may_tell = |statement: &str| {
+        let statement = statement.to_uppercase();
+        [" SERVER ", " USER MAPPING ", " SUBSCRIPTION "].iter().any(|object| statement.contains(object))
+    };
+    if let Some(at) = statement.filter(|at| may_tell(&report[*at..])) {
+        report.truncate(at);
+    }
+    report
 }
 
 impl UpgradeCopy {
@@ -320,6 +333,9 @@ mod tests {
         std::fs::write(logs.join("pg_upgrade_utility.log"), globals).unwrap();
         std::fs::write(logs.join("pg_upgrade_server.log"), "2026-11-22 UTC [1] ERROR:  column b.gone\n").unwrap();
         std::fs::write(dir.path().join("loadable_libraries.txt"), "one\ntwo\n").unwrap();
+        let keys = "CREATE USER MAPPING FOR app SERVER s3 OPTIONS (aws_secret_access_key 'k')";
+        let server = format!("refused Command was: {keys};");
+        assert_eq!(without_options(server), "refused ");
         let reports = reports(&[dir.path().to_owned()]);
         assert_eq!(reports.len(), 3, "{reports:#?}");
         assert_eq!(reports[0], "loadable_libraries.txt: one; two");
