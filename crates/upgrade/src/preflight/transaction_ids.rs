@@ -69,6 +69,6 @@ pub(super) async fn check(database: &Entered) -> Answer {
                  ones misses them",
             )
             .objects(names)
-            .fix("have consumers read to the end in the write pause's wake, and begin anew by a key or a sequence"),
+            .fix("let consumers read everything up to the switchover, then begin anew by a key or a sequence"),
     ])
 }
