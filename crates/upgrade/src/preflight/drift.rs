@@ -128,7 +128,7 @@ impl Drift {
             let made: Vec<String> = now.iter().map(|row| row.get(0)).filter(|name| !known(name)).collect();
             if !made.is_empty() {
                 let message = format!("{} made {since}: {}", counted(made.len(), "database"), listed(&made));
-                let why = "it is not replicated, and a switchover is held until it is dropped or left out on purpose";
+                let why = "a target that was made before it does not have it: a switchover is held until it is dropped, or left out on purpose";
                 findings.push(Finding::warning("ddl.database_made", message).because(why).objects(made));
             }
         }
@@ -137,8 +137,7 @@ impl Drift {
             let roles = roles_after(session, &followed.baseline).await?;
             if !roles.is_empty() {
                 let message = format!("roles made or altered {since}: {}", listed(&roles));
-                let why =
-                    "roles are not replicated: a switchover is held until the target has them with the same password";
+                let why = "roles are not replicated: a switchover to a target that was made before is held until it has the same, passwords too";
                 findings.push(Finding::warning("ddl.role_changed", message).because(why).objects(roles));
             }
         }
