@@ -65,8 +65,8 @@ const SORTED_BY: &str = "
      WHERE c.relkind = 'i' AND c.oid IN (
            SELECT x.indexrelid
              FROM pg_catalog.pg_index AS x
-            CROSS JOIN LATERAL unnest(x.indcollation::oid[], x.indclass::oid[]) AS u (collation, class)
-             JOIN pg_catalog.pg_collation AS l ON l.oid = u.collation
+            CROSS JOIN LATERAL unnest(x.indcollation::oid[], x.indclass::oid[]) AS u (sorted, class)
+             JOIN pg_catalog.pg_collation AS l ON l.oid = u.sorted
              JOIN pg_catalog.pg_opclass AS o ON o.oid = u.class JOIN pg_catalog.pg_am AS m ON m.oid = o.opcmethod
             WHERE x.indexrelid >= 16384 AND l.oid = ANY($1::oid[]) AND o.opcname NOT LIKE '%pattern\\_ops'
               AND NOT (m.amname = 'hash' AND l.collisdeterministic))

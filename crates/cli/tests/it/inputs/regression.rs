@@ -68,6 +68,7 @@ async fn regression_database_is_checked_planned_and_rehearsed() {
             "blocker version.object_refused generated_inheritance",
             "warning large_object.not_replicated",
             "warning publication.restricted",
+            "warning transaction_id.kept",
             "warning trigger.fires_on_apply",
         ]
     );
