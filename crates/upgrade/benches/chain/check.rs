@@ -77,7 +77,8 @@ async fn measure(lab: &Lab) -> Cost {
                     .query_one(
                         "SELECT count(*), count(*) FILTER (WHERE l.relation >= 16384), array_agg(DISTINCT l.mode)
                            FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-                          WHERE a.application_name LIKE 'pgleap%' AND l.locktype <> 'virtualxid'",
+                          WHERE a.application_name LIKE 'pgleap%' AND l.locktype <> 'virtualxid'
+                            AND NOT (l.locktype = 'object' AND l.classid = 'pg_database'::regclass)",
                         &[],
                     )
                     .await

@@ -20,10 +20,11 @@ use tokio::{
 
 use crate::preflight::{Bed, GOOD_TABLES, Wishes, assert_says, ids, poolers};
 
-/// Every lock of pgleap's sessions but that of a transaction on itself.
+/// Every lock of pgleap's sessions but that of a transaction on itself, and that of every login on its database.
 const LOCKS: &str = "
     SELECT DISTINCT l.locktype, l.mode, l.granted FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-     WHERE a.application_name LIKE 'pgleap%' AND l.locktype <> 'virtualxid'";
+     WHERE a.application_name LIKE 'pgleap%' AND l.locktype <> 'virtualxid'
+       AND NOT (l.locktype = 'object' AND l.classid = 'pg_database'::regclass)";
 
 /// A source of two databases with tables of every kind, and its pooler.
 async fn bed(major: u16) -> Option<(Bed, KillOnDrop, Wishes)> {
