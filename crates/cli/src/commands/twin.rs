@@ -62,8 +62,11 @@ pub(super) async fn run(args: &args::Rehearse, site: &Site, out: Out) -> Result<
     let id = format!("twin-{}", plans.len() + 1);
     let display = (!out.is_json()).then(|| Display::start(&events, out));
     let facts = plan::collect(&real, FACTS_WINDOW).await.ok();
-    let memory = facts.as_ref().and_then(|facts| facts.host?.memory_bytes);
-    let untold = twin::untold(&of.config, &real.source, memory).await.unwrap_or_default();
+    let untold = preflight::check_memory(&real).await.findings.into_iter().map(|finding| match finding.cause {
+        Some(cause) => format!("{}: {cause}", finding.message),
+        None => finding.message,
+    });
+    let untold = untold.collect();
     let looked = look(&world, &journal, &events, &id, &wishes, args.factor, untold).await;
     // nothing may keep the twin from being taken away
     let looked_at = journal.plans().ok().and_then(|plans| plans.into_iter().find(|plan| plan.id == id));

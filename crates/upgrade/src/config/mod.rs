@@ -521,6 +521,7 @@ mod tests {
         [source]
         dsn = "host=db1 port=5433 user=admin dbname=app"
         password = { env = "PGLEAP_PASSWORD" }
+        transient_roles = ["v-*"]
         [target]
         version = 18
         port = 5434
@@ -545,6 +546,7 @@ mod tests {
         let config = Config::parse(GOOD, Path::new("/base")).unwrap();
         assert_eq!((config.source.host.as_str(), config.source.port), ("db1", 5433));
         assert_eq!(config.source.databases, Databases::All);
+        assert_eq!(config.source.transient_roles, ["v-*"]);
         assert_eq!(config.target.host, "db1");
         assert_eq!(config.target.data_dir, Path::new("/base/new/data"));
         assert_eq!(

@@ -167,7 +167,7 @@ async fn changed(database: &Entered) -> Answer {
     );
     let changed = Finding::warning("collation.changed", message)
         .because(
-            "where the order is another, such an index misses rows; changes are applied by these indexes on the target",
+            "where the order is another, such an index misses rows; pgleap rebuilds them on the target, and nobody here",
         )
         .objects(indexes)
         .fix(format!("\\c {}\n{}", ident::quote(&database.name), remedy.join("\n")));

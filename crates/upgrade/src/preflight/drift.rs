@@ -14,7 +14,7 @@ use super::{
     finding::{counted, listed},
     source::Source,
 };
-use crate::{config::Databases, pg::PgError, world::World};
+use crate::{config::Databases, pg::PgError, provision::prepare_databases::all_databases, world::World};
 
 pub(super) const ABOUT: About = About {
     check: "drift",
@@ -48,9 +48,6 @@ const AGAIN: [&str; 6] = [
 
 /// Checks of the source as a whole that are asked again: what would hold slots and the pause up comes and goes.
 const AGAIN_OF_SOURCE: [&str; 2] = ["long_transactions", "prepared_transactions"];
-
-const DATABASES: &str = "
-    SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
 
 const BASELINE: &str = "
     SELECT p.xmin::text, true FROM pg_catalog.pg_publication AS p WHERE p.pubname = $1
@@ -124,8 +121,8 @@ impl Drift {
                 let of = self.databases.iter().find(|followed| followed.database.name == *name);
                 of.is_some_and(|followed| followed.under_way == self.under_way())
             };
-            let now = session.query(DATABASES, &[]).await?;
-            let made: Vec<String> = now.iter().map(|row| row.get(0)).filter(|name| !known(name)).collect();
+            let now = all_databases(session).await?.into_iter().map(|database| database.name);
+            let made: Vec<String> = now.filter(|name| !known(name)).collect();
             if !made.is_empty() {
                 let message = format!("{} made {since}: {}", counted(made.len(), "database"), listed(&made));
                 let why = "a target that was made before it does not have it: a switchover is held until it is dropped, or left out on purpose";

@@ -310,11 +310,20 @@ const OF_A_COPY: [&str; 8] =
 
 /// Asks only what keeps a copy from being made and upgraded on this host, and changes nothing.
 pub async fn check_host(world: &World) -> Report {
+    only(world, &OF_A_COPY).await
+}
+
+/// Asks only whether this host has memory for the target, which a twin, that starts small, cannot tell.
+pub async fn check_memory(world: &World) -> Report {
+    only(world, &[memory::ABOUT.check]).await
+}
+
+async fn only(world: &World, checks: &[&str]) -> Report {
     let source = match Source::open(world).await {
         Ok(source) => source,
         Err(finding) => return Report::new(told(&source::ABOUT, vec![finding])),
     };
-    let wanted = |about: &About| OF_A_COPY.contains(&about.check);
+    let wanted = |about: &About| checks.contains(&about.check);
     let (known, mut asked) = (&source, Vec::<BoxFuture<'_, Vec<Finding>>>::new());
     for (about, ask) in OF_HOST.iter().filter(|(about, _)| wanted(about)) {
         asked.push(Box::pin(async move { answered(about, Some(known), ask(world, Some(known)).await) }));

@@ -59,15 +59,22 @@ const PREPARED: &str = "
     SELECT pg_catalog.to_regclass('pgleap.marker') IS NOT NULL,
            (SELECT pg_catalog.obj_description(oid, 'pg_namespace') FROM pg_catalog.pg_namespace WHERE nspname = 'pgleap')";
 
+/// Returns the databases that an upgrade of all is of: those that can be entered, and are no templates.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn all_databases(session: &Session) -> Result<Vec<Database>, PgError> {
+    let rows = session.query(DATABASES, &[]).await?;
+    Ok(rows.iter().map(|row| Database { oid: row.get(0), name: row.get(1) }).collect())
+}
+
 /// Reads what the source is.
 ///
 /// # Errors
 /// [`PgError`].
 pub async fn read_facts(session: &Session, wanted: &Databases) -> Result<SourceFacts, PgError> {
     let row = session.query_one(FACTS, &[]).await?;
-    let databases = session.query(DATABASES, &[]).await?;
-    let databases = databases.iter().map(|row| Database { oid: row.get(0), name: row.get(1) });
-    let databases = databases.filter(|database| match wanted {
+    let databases = all_databases(session).await?.into_iter().filter(|database| match wanted {
         Databases::All => true,
         Databases::Only(names) => names.contains(&database.name),
     });

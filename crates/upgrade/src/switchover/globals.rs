@@ -5,12 +5,9 @@ use std::collections::BTreeMap;
 use crate::{
     config::Databases,
     pg::{PgError, Session, Side},
-    world::World,
+    provision::prepare_databases::all_databases,
+    world::{Database, World},
 };
-
-const DATABASES: &str = "
-    SELECT datname::text FROM pg_catalog.pg_database
-     WHERE datallowconn AND NOT datistemplate AND NOT datname = ANY($1::text[]) ORDER BY 1";
 
 const MAY_READ_PASSWORDS: &str = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')";
 
@@ -80,9 +77,8 @@ pub async fn missing(world: &World, from: Side, names: &[String]) -> Result<Vec<
     let (here, there) = (world.cluster(from).db(database).await?, world.cluster(from.other()).db(database).await?);
     let mut lines = Vec::new();
     if matches!(world.config.source.databases, Databases::All) {
-        for row in here.query(DATABASES, &[&names]).await? {
-            let name: String = row.get(0);
-            if from == Side::Target && name == OF_INITDB {
+        for Database { name, .. } in all_databases(&here).await? {
+            if names.contains(&name) || from == Side::Target && name == OF_INITDB {
                 continue;
             }
             lines.push(format!(

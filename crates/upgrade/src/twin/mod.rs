@@ -28,7 +28,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     pg::{Cluster, PgError},
-    plan,
     preflight::acts,
     provision, replicate,
     world::World,
@@ -101,48 +100,6 @@ pub async fn with_libraries(mut config: Config, source: &Cluster) -> Result<Conf
     Ok(config)
 }
 
-const MEMORY: &str = "
-    SELECT coalesce($1, pg_catalog.current_setting('huge_pages')),
-           pg_catalog.pg_size_bytes(coalesce($2, pg_catalog.current_setting('shared_buffers')))";
-
-/// Returns what the target takes of this host and its twin does not: a target of these settings may not start.
-///
-/// # Errors
-/// If the source cannot be asked.
-pub async fn untold(of: &Config, source: &Cluster, memory_bytes: Option<u64>) -> Result<Vec<String>, PgError> {
-    let own =
-        |name: &str| of.target.settings.iter().rev().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
-    let session = source.db(&of.source.database).await?;
-    let row = session.query_one(MEMORY, &[&own("huge_pages"), &own("shared_buffers")]).await?;
-    Ok(too_much(row.get(0), u64::try_from(row.get::<_, i64>(1)).unwrap_or_default(), memory_bytes))
-}
-
-fn too_much(huge_pages: &str, shared_buffers: u64, memory_bytes: Option<u64>) -> Vec<String> {
-    let size = |bytes: u64| plan::time::size(bytes_of(bytes));
-    let mut lines = Vec::new();
-    if huge_pages == "on" {
-        lines.push(format!(
-            "the target asks for huge pages of {} beside the source's (`huge_pages = on`) and does not start without them; its twin \
-             took none: see that `HugePages_Free` in /proc/meminfo has room, or set `huge_pages = \"try\"` under [target.settings]",
-            size(shared_buffers)
-        ));
-    }
-    if let Some(memory) = memory_bytes.filter(|memory| shared_buffers.saturating_mul(2) > *memory) {
-        lines.push(format!(
-            "source and target take {} of shared_buffers each, this host has {} of memory; the twin took 128 MB: set a smaller \
-             `shared_buffers` under [target.settings]",
-            size(shared_buffers),
-            size(memory)
-        ));
-    }
-    lines
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a size for people")]
-fn bytes_of(bytes: u64) -> f64 {
-    bytes as f64
-}
-
 /// Where a twin is made, as its plan carries it in the journal: what it takes to remove it, whatever the configuration says
 /// by then.
 #[derive(Serialize, Deserialize)]
@@ -196,20 +153,4 @@ pub fn plan(id: String, config: &Config, wishes: &Wishes) -> Plan<World> {
 /// Why a twin is taken away when nothing went wrong.
 pub fn destroyed() -> StepError {
     StepError::fatal("the twin was looked at", "`pgleap rehearse --twin` makes another")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_that_the_target_takes_and_its_twin_does_not_is_told() {
-        let gib = |n: u64| n << 30;
-        assert_eq!(too_much("try", gib(4), Some(gib(8))), [""; 0]);
-        assert_eq!(too_much("try", gib(4), None), [""; 0]);
-        let huge = too_much("on", gib(4), Some(gib(64)));
-        assert!(huge.len() == 1 && huge[0].contains("huge pages of 4.0 GiB beside the source's"), "{huge:?}");
-        let both = too_much("on", gib(5), Some(gib(8)));
-        assert!(both[1].contains("take 5.0 GiB of shared_buffers each, this host has 8.0 GiB"), "{both:?}");
-    }
 }
